@@ -1,0 +1,7 @@
+//! System calls that the standard library and `nix` do not wrap safely: the only crate of the workspace with `unsafe`.
+//!
+//! Each block wraps one call and says what makes it sound. Nothing here decides anything.
+
+pub mod buffer;
+pub mod file;
+pub mod socket;

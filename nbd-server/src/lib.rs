@@ -1,0 +1,3 @@
+//! Exports block devices over NBD.
+
+pub mod device;
