@@ -1,0 +1,28 @@
+# Two commands do their own set-up on a Debian machine with a Rust toolchain: make run, make test.
+
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+# Words handed on to the program behind a target, e.g. make run ARGS="--once --json".
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help run test bench build
+
+help: ## say what can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-6s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+run: ## two nodes and a mirror on this machine, through a failure and a failover (ARGS="--once", "--help", ...)
+	@scripts/setup.sh run
+	@cargo build --release --locked --workspace --bins
+	@exec $(TARGET)/release/netraid quickstart $(ARGS)
+
+test: ## formatting, lints, and every test there is; shows what was skipped and why
+	@scripts/test.sh $(ARGS)
+
+bench: ## our servers and mirror beside others on this machine (ARGS="--quick", "--only PATTERN", "--help", ...)
+	@scripts/setup.sh test
+	@cargo build --release --locked --workspace --bins
+	@exec $(TARGET)/release/bench $(ARGS)
+
+build: ## optimised programs in $(TARGET)/release
+	@scripts/setup.sh build
+	@cargo build --release --locked --workspace --bins

@@ -1,0 +1,137 @@
+#!/usr/bin/env bash
+# Makes this machine ready for one of the make targets: finds what is missing, installs it where that is allowed
+# (root, or sudo without a password, on a machine with apt-get), and says what to install where it is not.
+#
+#   scripts/setup.sh build|run|test
+#
+# Exit status: 0 everything needed is there (or only what the target can do without is missing), 1 something that is
+# needed is missing or an installation failed.
+set -euo pipefail
+
+purpose=${1:-}
+
+# "program:package" lines: the program that must be found, and the Debian package that brings it.
+build_needs='cc:gcc'
+run_needs='mkfs.ext4:e2fsprogs e2fsck:e2fsprogs mdadm:mdadm nbdinfo:libnbd-bin'
+test_needs="$run_needs nbdcopy:libnbd-bin python3:python3 nbdkit:nbdkit nbd-server:nbd-server fio:fio \
+qemu-img:qemu-utils qemu-io:qemu-utils qemu-nbd:qemu-utils qemu-storage-daemon:qemu-system-common zzuf:zzuf"
+
+case $purpose in
+    build) needs=$build_needs ;;
+    run) needs="$build_needs $run_needs" ;;
+    test) needs="$build_needs $test_needs" ;;
+    *)
+        echo 'usage: scripts/setup.sh build|run|test' >&2
+        exit 2
+        ;;
+esac
+
+# Administrators' programs are not on everybody's path.
+export PATH=$PATH:/usr/sbin:/sbin
+
+missing_packages() {
+    local need
+    for need in $needs; do
+        command -v "${need%%:*}" >/dev/null 2>&1 || echo "${need##*:}"
+    done
+    # A linker without the C library's start files is no use.
+    if command -v cc >/dev/null 2>&1 && [ ! -e "$(cc -print-file-name=crt1.o)" ]; then
+        echo libc6-dev
+    fi
+    # Debian's own interpreter has libnbd's bindings, whichever python3 comes first on the path.
+    if [ "$purpose" = test ] && ! /usr/bin/python3 -c 'import nbd' 2>/dev/null; then
+        echo python3-libnbd
+    fi
+}
+
+need_rust() {
+    if ! command -v cargo >/dev/null 2>&1; then
+        cat >&2 <<'MSG'
+There is no Rust toolchain here (no cargo on the path).
+Install one, version 1.95 or newer, then run this command again; rustup (Debian package "rustup") is the usual way:
+    rustup default stable
+MSG
+        exit 1
+    fi
+    local version oldest
+    oldest=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$(dirname "$0")/../Cargo.toml")
+    version=$(cargo --version | cut -d ' ' -f 2)
+    if [ "$(printf '%s\n%s\n' "$oldest" "$version" | sort -V | head -n 1)" != "$oldest" ]; then
+        echo "The Rust toolchain here is $version; version $oldest or newer is needed (rustup update stable)." >&2
+        exit 1
+    fi
+    if [ "$purpose" = test ]; then
+        local part
+        for part in fmt clippy; do
+            if ! cargo "$part" --version >/dev/null 2>&1; then
+                echo "cargo $part is missing (rustup component add rustfmt clippy)." >&2
+                exit 1
+            fi
+        done
+    fi
+}
+
+# How to become root: nothing, sudo, or "no".
+as_root() {
+    if ! command -v apt-get >/dev/null 2>&1; then
+        echo no
+    elif [ "$(id -u)" = 0 ]; then
+        echo
+    elif command -v sudo >/dev/null 2>&1 && sudo -n true 2>/dev/null; then
+        echo 'sudo -n'
+    else
+        echo no
+    fi
+}
+
+# Installs packages and starts none of the services that they bring (Debian's nbd-server and mdadm would).
+install() {
+    local root=$1 policy=/usr/sbin/policy-rc.d made_policy=
+    shift
+    echo "Installing Debian packages: $*" >&2
+    if [ ! -e $policy ]; then
+        printf '#!/bin/sh\n# start no service while packages are installed (scripts/setup.sh of netraid)\nexit 101\n' |
+            $root tee $policy >/dev/null
+        $root chmod 755 $policy
+        made_policy=yes
+    fi
+    local status=0
+    {
+        $root apt-get -q -y -o DPkg::Lock::Timeout=300 update &&
+            $root env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=300 \
+                install --no-install-recommends "$@"
+    } >&2 </dev/null || status=$?
+    [ -z "$made_policy" ] || $root rm -f $policy
+    return $status
+}
+
+need_rust
+
+mapfile -t packages < <(missing_packages | sort -u)
+[ ${#packages[@]} -gt 0 ] || exit 0
+
+root=$(as_root)
+if [ "$root" = no ]; then
+    echo "Missing here, and there is no right to install it: ${packages[*]}" >&2
+    echo "On Debian: apt-get install --no-install-recommends ${packages[*]}" >&2
+    # Without a linker nothing can be built, and a quickstart needs an ext4; the rest can be done without.
+    for package in "${packages[@]}"; do
+        case $package in
+            gcc | libc6-dev) exit 1 ;;
+            e2fsprogs) [ "$purpose" != run ] || exit 1 ;;
+        esac
+    done
+    exit 0
+fi
+
+if ! install "$root" "${packages[@]}"; then
+    echo "Installing ${packages[*]} failed; the output above says why" >&2
+    # For a first look at the mirror the tools for looking at it are a comfort only.
+    [ "$purpose" = run ] && command -v mkfs.ext4 >/dev/null 2>&1 && command -v cc >/dev/null 2>&1 || exit 1
+fi
+
+mapfile -t packages < <(missing_packages | sort -u)
+if [ ${#packages[@]} -gt 0 ]; then
+    echo "Still missing after the installation: ${packages[*]}" >&2
+    [ "$purpose" = run ] && command -v mkfs.ext4 >/dev/null 2>&1 && command -v cc >/dev/null 2>&1 || exit 1
+fi
