@@ -84,7 +84,10 @@ impl Command {
 
     /// Whether the command changes what a later read returns.
     pub fn changes_data(&self) -> bool {
-        matches!(self, Command::Write { .. } | Command::Trim { .. } | Command::WriteZeroes { .. })
+        matches!(
+            self,
+            Command::Write { .. } | Command::Trim { .. } | Command::WriteZeroes { .. }
+        )
     }
 }
 
@@ -93,14 +96,37 @@ impl fmt::Debug for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Command::Read { offset, length } => write!(f, "Read({offset}+{length})"),
-            Command::Write { offset, data, fua } => write!(f, "Write({offset}+{}, fua {fua})", data.len()),
-            Command::Flush => write!(f, "Flush"),
-            Command::Trim { offset, length, fua } => write!(f, "Trim({offset}+{length}, fua {fua})"),
-            Command::WriteZeroes { offset, length, fua, no_hole, fast } => {
-                write!(f, "WriteZeroes({offset}+{length}, fua {fua}, no_hole {no_hole}, fast {fast})")
+            Command::Write { offset, data, fua } => {
+                write!(f, "Write({offset}+{}, fua {fua})", data.len())
             }
-            Command::BlockStatus { offset, length, one, context } => {
-                write!(f, "BlockStatus({offset}+{length}, one {one}, context {context})")
+            Command::Flush => write!(f, "Flush"),
+            Command::Trim {
+                offset,
+                length,
+                fua,
+            } => write!(f, "Trim({offset}+{length}, fua {fua})"),
+            Command::WriteZeroes {
+                offset,
+                length,
+                fua,
+                no_hole,
+                fast,
+            } => {
+                write!(
+                    f,
+                    "WriteZeroes({offset}+{length}, fua {fua}, no_hole {no_hole}, fast {fast})"
+                )
+            }
+            Command::BlockStatus {
+                offset,
+                length,
+                one,
+                context,
+            } => {
+                write!(
+                    f,
+                    "BlockStatus({offset}+{length}, one {one}, context {context})"
+                )
             }
             Command::Cache { offset, length } => write!(f, "Cache({offset}+{length})"),
         }
@@ -185,7 +211,10 @@ pub struct Failure {
 impl Failure {
     /// A failure with a fixed or a made-up sentence.
     pub fn new(errno: Errno, why: impl Into<Cow<'static, str>>) -> Failure {
-        Failure { errno, why: why.into() }
+        Failure {
+            errno,
+            why: why.into(),
+        }
     }
 }
 

@@ -1,0 +1,4 @@
+//! What the two peers say to each other before the first command: a state machine for each role.
+
+pub mod client;
+pub mod server;
