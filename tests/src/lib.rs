@@ -3,7 +3,11 @@
 //!
 //! Everything here speaks as a foreign program would: it uses the programs of this workspace, never their libraries, so
 //! that a mistake in a library cannot hide itself.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking, with what happened")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking, with what happened"
+)]
 
 pub mod bench;
 pub mod peers;

@@ -10,42 +10,86 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// A program of somebody else's, and the Debian package that brings it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peer {
     program: &'static str,
     package: &'static str,
 }
 
 /// nbdkit: a server with many plugins.
-pub const NBDKIT: Peer = Peer { program: "nbdkit", package: "nbdkit" };
+pub const NBDKIT: Peer = Peer {
+    program: "nbdkit",
+    package: "nbdkit",
+};
 /// Shows what a server offers.
-pub const NBDINFO: Peer = Peer { program: "nbdinfo", package: "libnbd-bin" };
+pub const NBDINFO: Peer = Peer {
+    program: "nbdinfo",
+    package: "libnbd-bin",
+};
 /// Copies between files and servers.
-pub const NBDCOPY: Peer = Peer { program: "nbdcopy", package: "libnbd-bin" };
+pub const NBDCOPY: Peer = Peer {
+    program: "nbdcopy",
+    package: "libnbd-bin",
+};
 /// Debian's own Python with libnbd's bindings, which `nbdsh` is.
-pub const NBDSH: Peer = Peer { program: "/usr/bin/python3", package: "python3-libnbd" };
+pub const NBDSH: Peer = Peer {
+    program: "/usr/bin/python3",
+    package: "python3-libnbd",
+};
 /// The reference server.
-pub const DEBIAN_NBD_SERVER: Peer = Peer { program: "/usr/bin/nbd-server", package: "nbd-server" };
+pub const DEBIAN_NBD_SERVER: Peer = Peer {
+    program: "/usr/bin/nbd-server",
+    package: "nbd-server",
+};
 /// Load generator with an NBD engine.
-pub const FIO: Peer = Peer { program: "fio", package: "fio" };
+pub const FIO: Peer = Peer {
+    program: "fio",
+    package: "fio",
+};
 /// Administers kernel arrays; here it only examines images.
-pub const MDADM: Peer = Peer { program: "mdadm", package: "mdadm" };
+pub const MDADM: Peer = Peer {
+    program: "mdadm",
+    package: "mdadm",
+};
 /// Converts, compares and maps images.
-pub const QEMU_IMG: Peer = Peer { program: "qemu-img", package: "qemu-utils" };
+pub const QEMU_IMG: Peer = Peer {
+    program: "qemu-img",
+    package: "qemu-utils",
+};
 /// Runs single block commands.
-pub const QEMU_IO: Peer = Peer { program: "qemu-io", package: "qemu-utils" };
+pub const QEMU_IO: Peer = Peer {
+    program: "qemu-io",
+    package: "qemu-utils",
+};
 /// QEMU's server.
-pub const QEMU_NBD: Peer = Peer { program: "qemu-nbd", package: "qemu-utils" };
+pub const QEMU_NBD: Peer = Peer {
+    program: "qemu-nbd",
+    package: "qemu-utils",
+};
 /// QEMU's block layer as a daemon, with its quorum driver.
-pub const QEMU_STORAGE_DAEMON: Peer = Peer { program: "qemu-storage-daemon", package: "qemu-system-common" };
+pub const QEMU_STORAGE_DAEMON: Peer = Peer {
+    program: "qemu-storage-daemon",
+    package: "qemu-system-common",
+};
 /// Changes bytes of a stream at random, by a seed.
-pub const ZZUF: Peer = Peer { program: "zzuf", package: "zzuf" };
+pub const ZZUF: Peer = Peer {
+    program: "zzuf",
+    package: "zzuf",
+};
 /// Makes an ext4 file system in a file.
-pub const MKFS_EXT4: Peer = Peer { program: "mkfs.ext4", package: "e2fsprogs" };
+pub const MKFS_EXT4: Peer = Peer {
+    program: "mkfs.ext4",
+    package: "e2fsprogs",
+};
 
 /// Where a peer is, or why the test cannot run.
 pub fn find(peer: Peer) -> Result<PathBuf, String> {
-    let missing = || format!("{} is not installed (Debian package {})", peer.program, peer.package);
+    let missing = || {
+        format!(
+            "{} is not installed (Debian package {})",
+            peer.program, peer.package
+        )
+    };
     let path = search_path(peer.program).ok_or_else(missing)?;
     if peer.package == NBDSH.package {
         let bindings = Command::new(&path).args(["-c", "import nbd"]).output();
@@ -81,8 +125,14 @@ pub fn skip(reason: &str) {
     let line = format!("SKIPPED {name}: {reason}\n");
     eprint!("{line}");
     if let Some(file) = env::var_os("NETRAID_SKIPPED") {
-        let file = OpenOptions::new().append(true).create(true).open(file).expect("open the list of skipped tests");
-        (&file).write_all(line.as_bytes()).expect("write to the list of skipped tests");
+        let file = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(file)
+            .expect("open the list of skipped tests");
+        (&file)
+            .write_all(line.as_bytes())
+            .expect("write to the list of skipped tests");
     }
 }
 
@@ -126,7 +176,11 @@ fn programs_folder() -> PathBuf {
     }
     let executable = env::current_exe().expect("the path of this program");
     let folder = executable.parent().expect("a program lies in a folder");
-    if folder.ends_with("deps") { folder.parent().expect("deps lies in a folder").into() } else { folder.into() }
+    if folder.ends_with("deps") {
+        folder.parent().expect("deps lies in a folder").into()
+    } else {
+        folder.into()
+    }
 }
 
 fn search_path(program: &str) -> Option<PathBuf> {
@@ -143,5 +197,6 @@ fn search_path(program: &str) -> Option<PathBuf> {
 
 fn is_program(path: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt;
-    path.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
+    path.metadata()
+        .is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
 }

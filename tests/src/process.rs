@@ -46,13 +46,18 @@ impl Finished {
 
     /// Its standard output as JSON.
     pub fn json(&self) -> serde_json::Value {
-        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("no JSON ({error}) from {self}"))
+        serde_json::from_str(&self.stdout)
+            .unwrap_or_else(|error| panic!("no JSON ({error}) from {self}"))
     }
 }
 
 impl std::fmt::Display for Finished {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}\n{}\n-- stdout\n{}-- stderr\n{}", self.command, self.status, self.stdout, self.stderr)
+        write!(
+            f,
+            "{}\n{}\n-- stdout\n{}-- stderr\n{}",
+            self.command, self.status, self.stdout, self.stderr
+        )
     }
 }
 
@@ -94,7 +99,12 @@ pub fn run_with_input(command: &mut Command, input: Vec<u8>, deadline: Duration)
     let text = |thread: thread::JoinHandle<Vec<u8>>| {
         String::from_utf8_lossy(&thread.join().expect("the reading thread")).into_owned()
     };
-    let finished = Finished { command: shown, status, stdout: text(stdout), stderr: text(stderr) };
+    let finished = Finished {
+        command: shown,
+        status,
+        stdout: text(stdout),
+        stderr: text(stderr),
+    };
     assert!(in_time, "still running after {deadline:?}: {finished}");
     finished
 }
@@ -122,13 +132,20 @@ fn wait_for_end(child: &Child, deadline: Duration) -> bool {
 ///
 /// # Panics
 /// After `deadline`, naming `what` was waited for.
-pub fn wait_until<T>(what: &str, deadline: Duration, mut condition: impl FnMut() -> Option<T>) -> T {
+pub fn wait_until<T>(
+    what: &str,
+    deadline: Duration,
+    mut condition: impl FnMut() -> Option<T>,
+) -> T {
     let start = Instant::now();
     loop {
         if let Some(value) = condition() {
             return value;
         }
-        assert!(start.elapsed() < deadline, "still waiting after {deadline:?}: {what}");
+        assert!(
+            start.elapsed() < deadline,
+            "still waiting after {deadline:?}: {what}"
+        );
         // The pace of asking; what is waited for is the condition.
         thread::sleep(Duration::from_millis(3));
     }
@@ -149,7 +166,25 @@ impl Daemon {
     ///
     /// # Panics
     /// If the program cannot be started, ends, or is not ready within 20 seconds.
-    pub fn start(name: &str, folder: &Path, command: &Command, mut ready: impl FnMut() -> bool) -> Daemon {
+    pub fn start(
+        name: &str,
+        folder: &Path,
+        command: &Command,
+        ready: impl FnMut() -> bool,
+    ) -> Daemon {
+        Daemon::try_start(name, folder, command, ready).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// Like [`Daemon::start`].
+    ///
+    /// # Errors
+    /// A text that says why it is not running, and what it said itself.
+    pub fn try_start(
+        name: &str,
+        folder: &Path,
+        command: &Command,
+        mut ready: impl FnMut() -> bool,
+    ) -> Result<Daemon, String> {
         let log = folder.join(format!("{name}.log"));
         let file = File::create(&log).expect("create a log file");
         let child = dying_with_me(command)
@@ -158,17 +193,33 @@ impl Daemon {
             .stderr(file)
             .process_group(0)
             .spawn()
-            .unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
-        let mut daemon = Daemon { child, name: name.to_owned(), log };
+            .map_err(|error| format!("cannot start {command:?}: {error}"))?;
+        let mut daemon = Daemon {
+            child,
+            name: name.to_owned(),
+            log,
+        };
         let start = Instant::now();
         while !ready() {
-            if let Some(status) = daemon.child.try_wait().expect("ask for the state of a program that I started") {
-                panic!("{name} ended at once ({status}), started as {command:?}; it said:\n{}", daemon.said());
+            if let Some(status) = daemon
+                .child
+                .try_wait()
+                .expect("ask for the state of a program that I started")
+            {
+                return Err(format!(
+                    "{name} ended at once ({status}), started as {command:?}; it said:\n{}",
+                    daemon.said()
+                ));
             }
-            assert!(start.elapsed() < Duration::from_secs(20), "{name} is not ready; it said:\n{}", daemon.said());
+            if start.elapsed() > Duration::from_secs(20) {
+                return Err(format!(
+                    "{name} is not ready, started as {command:?}; it said:\n{}",
+                    daemon.said()
+                ));
+            }
             thread::sleep(Duration::from_millis(3));
         }
-        daemon
+        Ok(daemon)
     }
 
     /// Its process id.
@@ -183,12 +234,16 @@ impl Daemon {
 
     /// Sends a signal to it alone.
     pub fn signal(&self, signal: Signal) {
-        kill(self.pid(), signal).unwrap_or_else(|error| panic!("cannot signal {}: {error}", self.name));
+        kill(self.pid(), signal)
+            .unwrap_or_else(|error| panic!("cannot signal {}: {error}", self.name));
     }
 
     /// Whether it is still running.
     pub fn is_running(&mut self) -> bool {
-        self.child.try_wait().expect("ask for the state of a program that I started").is_none()
+        self.child
+            .try_wait()
+            .expect("ask for the state of a program that I started")
+            .is_none()
     }
 
     /// Waits for its end.
@@ -196,8 +251,15 @@ impl Daemon {
     /// # Panics
     /// If it is still running after `deadline`.
     pub fn wait(&mut self, deadline: Duration) -> ExitStatus {
-        assert!(wait_for_end(&self.child, deadline), "{} does not end; it said:\n{}", self.name, self.said());
-        self.child.wait().expect("wait for a program that I started")
+        assert!(
+            wait_for_end(&self.child, deadline),
+            "{} does not end; it said:\n{}",
+            self.name,
+            self.said()
+        );
+        self.child
+            .wait()
+            .expect("wait for a program that I started")
     }
 
     /// Asks it to stop (SIGTERM) and waits for its end.
@@ -229,7 +291,10 @@ impl Drop for Daemon {
 /// runner kills runs no destructors.
 fn dying_with_me(command: &Command) -> Command {
     let mut wrapped = Command::new("setpriv");
-    wrapped.args(["--pdeathsig", "KILL", "--"]).arg(command.get_program()).args(command.get_args());
+    wrapped
+        .args(["--pdeathsig", "KILL", "--"])
+        .arg(command.get_program())
+        .args(command.get_args());
     for (key, value) in command.get_envs() {
         match value {
             Some(value) => wrapped.env(key, value),

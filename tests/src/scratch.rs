@@ -16,12 +16,19 @@ impl Scratch {
     /// A new folder under the system's temporary folder.
     pub fn new() -> Scratch {
         // A socket's path may have 107 bytes only, so the folder's name is short.
-        Scratch(tempfile::Builder::new().prefix("nr-").tempdir().expect("make a scratch folder"))
+        Scratch(
+            tempfile::Builder::new()
+                .prefix("nr-")
+                .tempdir()
+                .expect("make a scratch folder"),
+        )
     }
 
     /// A new folder inside `parent`, for files that must lie on a certain file system.
     pub fn inside(parent: &Path) -> std::io::Result<Scratch> {
-        Ok(Scratch(tempfile::Builder::new().prefix("nr-").tempdir_in(parent)?))
+        Ok(Scratch(
+            tempfile::Builder::new().prefix("nr-").tempdir_in(parent)?,
+        ))
     }
 
     /// The folder itself.
@@ -61,13 +68,17 @@ impl Scratch {
     /// A file of `size` bytes with 1 MiB of noise at every fourth MiB, and holes between.
     pub fn patchy(&self, name: &str, size: u64, seed: u64) -> PathBuf {
         let path = self.sparse(name, size);
-        let file = File::options().write(true).open(&path).expect("open an image");
+        let file = File::options()
+            .write(true)
+            .open(&path)
+            .expect("open an image");
         let mut noise = Noise::new(seed);
         let mut block = vec![0; MIB as usize];
         for offset in (0..size).step_by(4 * MIB as usize) {
             let length = (size - offset).min(MIB) as usize;
             noise.fill(&mut block[..length]);
-            file.write_all_at(&block[..length], offset).expect("fill an image");
+            file.write_all_at(&block[..length], offset)
+                .expect("fill an image");
         }
         path
     }
@@ -109,27 +120,44 @@ impl Noise {
 /// Panics unless the first `length` bytes of both files are the same; says where they begin to differ.
 pub fn assert_same_up_to(one: &Path, other: &Path, length: u64) {
     if let Some(offset) = first_difference(one, other, length) {
-        panic!("{} and {} differ at byte {offset}", one.display(), other.display());
+        panic!(
+            "{} and {} differ at byte {offset}",
+            one.display(),
+            other.display()
+        );
     }
 }
 
 /// Panics unless both files have the same size and contents; says where they begin to differ.
 pub fn assert_same(one: &Path, other: &Path) {
-    let size = |path: &Path| path.metadata().unwrap_or_else(|error| panic!("{}: {error}", path.display())).len();
-    assert_eq!(size(one), size(other), "sizes of {} and {}", one.display(), other.display());
+    let size = |path: &Path| {
+        path.metadata()
+            .unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+            .len()
+    };
+    assert_eq!(
+        size(one),
+        size(other),
+        "sizes of {} and {}",
+        one.display(),
+        other.display()
+    );
     assert_same_up_to(one, other, size(one));
 }
 
 /// Where two files begin to differ within their first `length` bytes.
 pub fn first_difference(one: &Path, other: &Path, length: u64) -> Option<u64> {
-    let open = |path: &Path| File::open(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let open = |path: &Path| {
+        File::open(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    };
     let (mut one, mut other) = (open(one), open(other));
     let (mut here, mut there) = (vec![0; MIB as usize], vec![0; MIB as usize]);
     let mut offset = 0;
     while offset < length {
         let step = (length - offset).min(MIB) as usize;
         for (file, block) in [(&mut one, &mut here), (&mut other, &mut there)] {
-            file.seek(SeekFrom::Start(offset)).expect("seek in an image");
+            file.seek(SeekFrom::Start(offset))
+                .expect("seek in an image");
             file.read_exact(&mut block[..step]).expect("read an image");
         }
         if let Some(index) = (0..step).find(|&index| here[index] != there[index]) {
@@ -144,12 +172,16 @@ pub fn first_difference(one: &Path, other: &Path, length: u64) -> Option<u64> {
 pub fn bytes_at(path: &Path, offset: u64, length: usize) -> Vec<u8> {
     let mut bytes = vec![0; length];
     let file = File::open(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    file.read_exact_at(&mut bytes, offset).unwrap_or_else(|error| panic!("{} at {offset}: {error}", path.display()));
+    file.read_exact_at(&mut bytes, offset)
+        .unwrap_or_else(|error| panic!("{} at {offset}: {error}", path.display()));
     bytes
 }
 
 /// Bytes that a file occupies on its disk, as opposed to its size.
 pub fn allocated(path: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
-    path.metadata().unwrap_or_else(|error| panic!("{}: {error}", path.display())).blocks() * 512
+    path.metadata()
+        .unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+        .blocks()
+        * 512
 }

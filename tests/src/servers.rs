@@ -132,9 +132,20 @@ impl Server {
         self.endpoint.uri(&self.export)
     }
 
-    fn start(name: &str, folder: &Path, command: &Command, endpoint: &Endpoint, export: &str) -> Server {
+    /// Starts a server's program and waits until it accepts connections.
+    pub fn start(
+        name: &str,
+        folder: &Path,
+        command: &Command,
+        endpoint: &Endpoint,
+        export: &str,
+    ) -> Server {
         let daemon = Daemon::start(name, folder, command, || endpoint.answers());
-        Server { daemon, endpoint: endpoint.clone(), export: export.to_owned() }
+        Server {
+            daemon,
+            endpoint: endpoint.clone(),
+            export: export.to_owned(),
+        }
     }
 }
 
@@ -152,8 +163,17 @@ pub fn ours(
         Endpoint::Unix(path) => command.arg("--unix").arg(path),
         Endpoint::Tcp(address) => command.arg("--listen").arg(address.to_string()),
     };
-    command.arg("--export").arg(format!("{export}={}", image.display())).args(words);
-    Server::start("netraid-nbd-server", scratch.folder(), &command, endpoint, export)
+    command
+        .arg("--export")
+        .arg(format!("{export}={}", image.display()))
+        .args(words);
+    Server::start(
+        "netraid-nbd-server",
+        scratch.folder(),
+        &command,
+        endpoint,
+        export,
+    )
 }
 
 /// nbdkit with a plugin and its words, such as `["file", "disk.img"]` or `["memory", "64M"]`.
@@ -162,9 +182,12 @@ pub fn nbdkit(program: &Path, scratch: &Scratch, endpoint: &Endpoint, words: &[&
     command.arg("--foreground");
     match endpoint {
         Endpoint::Unix(path) => command.arg("--unix").arg(path),
-        Endpoint::Tcp(address) => {
-            command.args(["--ipaddr", &address.ip().to_string(), "--port", &address.port().to_string()])
-        }
+        Endpoint::Tcp(address) => command.args([
+            "--ipaddr",
+            &address.ip().to_string(),
+            "--port",
+            &address.port().to_string(),
+        ]),
     };
     command.args(words);
     Server::start("nbdkit", scratch.folder(), &command, endpoint, "")
@@ -180,24 +203,43 @@ pub fn qemu_nbd(
     aio: &str,
 ) -> Server {
     let mut command = Command::new(program);
-    command.args(["--persistent", "--shared=16", "--format=raw", "--cache=writeback", "--discard=unmap"]);
-    command.arg(format!("--aio={aio}")).arg(format!("--export-name={export}"));
+    command.args([
+        "--persistent",
+        "--shared=16",
+        "--format=raw",
+        "--cache=writeback",
+        "--discard=unmap",
+    ]);
+    command
+        .arg(format!("--aio={aio}"))
+        .arg(format!("--export-name={export}"));
     match endpoint {
         Endpoint::Unix(path) => command.arg("--socket").arg(path),
-        Endpoint::Tcp(address) => {
-            command.args(["--bind", &address.ip().to_string(), "--port", &address.port().to_string()])
-        }
+        Endpoint::Tcp(address) => command.args([
+            "--bind",
+            &address.ip().to_string(),
+            "--port",
+            &address.port().to_string(),
+        ]),
     };
     command.arg(image);
     Server::start("qemu-nbd", scratch.folder(), &command, endpoint, export)
 }
 
 /// Debian's nbd-server. It forks a process for each client.
-pub fn debian(program: &Path, scratch: &Scratch, endpoint: &Endpoint, export: &str, image: &Path) -> Server {
+pub fn debian(
+    program: &Path,
+    scratch: &Scratch,
+    endpoint: &Endpoint,
+    export: &str,
+    image: &Path,
+) -> Server {
     let configuration = scratch.path("debian-nbd-server.conf");
     let place = match endpoint {
         Endpoint::Unix(path) => format!("unixsock = {}", path.display()),
-        Endpoint::Tcp(address) => format!("listenaddr = {}\nport = {}", address.ip(), address.port()),
+        Endpoint::Tcp(address) => {
+            format!("listenaddr = {}\nport = {}", address.ip(), address.port())
+        }
     };
     let text = format!(
         "[generic]\n{place}\nallowlist = true\n[{export}]\nexportname = {}\nflush = true\nfua = true\ntrim = true\n",
@@ -205,6 +247,17 @@ pub fn debian(program: &Path, scratch: &Scratch, endpoint: &Endpoint, export: &s
     );
     fs::write(&configuration, text).expect("write a configuration");
     let mut command = Command::new(program);
-    command.arg("-n").arg("-C").arg(&configuration).arg("-p").arg(scratch.path("debian-nbd-server.pid"));
-    Server::start("debian-nbd-server", scratch.folder(), &command, endpoint, export)
+    command
+        .arg("-n")
+        .arg("-C")
+        .arg(&configuration)
+        .arg("-p")
+        .arg(scratch.path("debian-nbd-server.pid"));
+    Server::start(
+        "debian-nbd-server",
+        scratch.folder(),
+        &command,
+        endpoint,
+        export,
+    )
 }
