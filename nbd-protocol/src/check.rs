@@ -288,7 +288,7 @@ fn check_range(
         return Err(Failure::new(errno, why));
     }
     let unit = u64::from(shape.minimum_block.max(1));
-    if offset % unit != 0 || length % unit != 0 {
+    if !offset.is_multiple_of(unit) || !length.is_multiple_of(unit) {
         let why = format!("{length} bytes at {offset} are not aligned to blocks of {unit}");
         return Err(Failure::new(Errno::EINVAL, why));
     }

@@ -48,12 +48,14 @@ impl<'a> Reader<'a> {
         self.array().map(u64::from_be_bytes)
     }
 
-    /// A string of `length` bytes.
+    /// A string of `length` bytes. A length beyond the message is found before one beyond the limit: the document
+    /// wants malformed lengths told apart from too large ones.
     pub(crate) fn string(
         &mut self,
         length: usize,
         what: &'static str,
     ) -> Result<String, DecodeError> {
+        let bytes = self.bytes(length)?;
         if length > MAX_STRING {
             let limit = MAX_STRING as u64;
             return Err(DecodeError::TooLong {
@@ -62,7 +64,7 @@ impl<'a> Reader<'a> {
                 limit,
             });
         }
-        string(self.bytes(length)?, what)
+        string(bytes, what)
     }
 
     /// All that is left, as a string.

@@ -1,250 +1,127 @@
 //! The server's side of the handshake. Feed it what was received; send what it writes.
+//!
+//! ```
+//! use bytes::BytesMut;
+//! use nbd_protocol::negotiate::server::*;
+//!
+//! struct Nothing;
+//! impl ExportDirectory for Nothing {
+//!     fn list(&self) -> Vec<Listing> {
+//!         Vec::new()
+//!     }
+//!     fn find(&self, name: &str) -> Result<ExportInfo, Refusal> {
+//!         Err(Refusal::unknown(name))
+//!     }
+//! }
+//!
+//! let mut handshake = ServerHandshake::new(ServerPolicy::default());
+//! let (mut input, mut output) = (BytesMut::new(), BytesMut::new());
+//! output.extend_from_slice(&handshake.greeting());
+//! // send output; then, whenever something was received:
+//! input.extend_from_slice(b"\0\0\0\x03IHAVEOPT\0\0\0\x02\0\0\0\0");
+//! assert_eq!(handshake.receive(&mut input, &Nothing, &mut output), Ok(Progress::Ended));
+//! ```
 
-use bytes::BytesMut;
+mod terms;
+#[cfg(test)]
+mod tests;
+
+pub use terms::{
+    ContextOffer, ExportDirectory, ExportInfo, HandshakeError, Listing, Negotiated, Progress,
+    Refusal, SelectedContext, ServerPolicy, Tls,
+};
+
+use bytes::{Buf, BufMut, BytesMut};
 
 use crate::error::DecodeError;
-use crate::number::{Opt, Rep, TransmissionFlags};
+use crate::limit::{MAX_HANDSHAKE_OUTPUT, MAX_OPTION_DATA, MAX_OPTIONS};
+use crate::number::{
+    ClientFlags, HandshakeFlags, IHAVEOPT, Info, NBDMAGIC, Opt, Rep, TransmissionFlags,
+};
+use crate::option::{ClientOption, InfoReply, InfoRequest, MetaRequest, OptionHeader, OptionReply};
 use crate::request::HeaderStyle;
 use crate::session::Session;
-
-/// What a server agrees to; the same for all connections of a listener.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ServerPolicy {
-    /// Agree to structured replies.
-    pub structured: bool,
-    /// Agree to extended headers.
-    pub extended: bool,
-    /// Answer LIST; else ERR_POLICY.
-    pub list: bool,
-    /// What becomes of STARTTLS.
-    pub tls: Tls,
-}
-
-impl Default for ServerPolicy {
-    /// Everything that is built.
-    fn default() -> ServerPolicy {
-        ServerPolicy {
-            structured: true,
-            extended: true,
-            list: true,
-            tls: Tls::Missing,
-        }
-    }
-}
-
-/// What becomes of STARTTLS.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tls {
-    /// ERR_UNSUP "TLS is not built yet".
-    Missing,
-    /// ERR_POLICY: this listener is without TLS.
-    Forbidden,
-    /// Agreed to; the client may do without ("SELECTIVETLS").
-    Offered,
-    /// Agreed to; everything but STARTTLS and ABORT is refused before it ("FORCEDTLS").
-    Required,
-}
-
-/// The exports as the handshake sees them; asked anew for every option.
-pub trait ExportDirectory {
-    /// Names and descriptions (may be empty) for LIST.
-    fn list(&self) -> Vec<Listing>;
-
-    /// The export of this name; the empty name asks for the default export.
-    ///
-    /// # Errors
-    /// The reply and the sentence that the client gets.
-    fn find(&self, name: &str) -> Result<ExportInfo, Refusal>;
-
-    /// Whether a session may work on an export (see [`crate::session`]); called once each time that it is presented.
-    ///
-    /// # Errors
-    /// The reply and the sentence that the client gets, e.g. [`Refusal::stale`].
-    fn admit(&self, export: &str, session: &Session) -> Result<(), Refusal> {
-        let _ = (export, session);
-        Ok(())
-    }
-}
-
-/// One export in a list.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listing {
-    /// Its name, at most 4096 bytes.
-    pub name: String,
-    /// For people; may be empty.
-    pub description: String,
-}
-
-/// What a client is told about an export.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ExportInfo {
-    /// The canonical name.
-    pub name: String,
-    /// For people; may be empty.
-    pub description: String,
-    /// Size in bytes.
-    pub size: u64,
-    /// What the export can do. HAS_FLAGS is set, and what needs structured replies, extended headers or another flag
-    /// is cleared, by the handshake.
-    pub flags: TransmissionFlags,
-    /// Unit of offsets and lengths, a power of two from 1 to 65536 bytes.
-    pub minimum_block: u32,
-    /// Best unit, a power of two of at least 512 bytes.
-    pub preferred_block: u32,
-    /// Longest payload in bytes, at most [`MAX_PAYLOAD`](crate::limit::MAX_PAYLOAD).
-    pub maximum_payload: u32,
-    /// Block-status contexts, in the order of the device's own list.
-    pub contexts: Vec<ContextOffer>,
-}
-
-/// A block-status context that an export has.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ContextOffer {
-    /// Its name, e.g. `base:allocation`.
-    pub name: String,
-    /// Its status needs 64 bits: it is offered with extended headers only.
-    pub wide: bool,
-}
-
-impl ContextOffer {
-    /// A context whose status fits 32 bits.
-    pub fn new(name: impl Into<String>) -> ContextOffer {
-        ContextOffer {
-            name: name.into(),
-            wide: false,
-        }
-    }
-}
-
-/// An option is refused.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
-    /// The error reply.
-    pub reply: Rep,
-    /// A sentence for people, in lower case and without a final stop.
-    pub why: String,
-}
-
-impl Refusal {
-    /// ERR_UNKNOWN: no such export.
-    pub fn unknown(name: &str) -> Refusal {
-        Refusal {
-            reply: Rep::ERR_UNKNOWN,
-            why: format!("no export is named {name:?}"),
-        }
-    }
-
-    /// ERR_POLICY: a newer session of the same client is known.
-    pub fn stale(session: &Session, newest: u64) -> Refusal {
-        let Session { generation, .. } = session;
-        let why =
-            format!("session generation {generation} is fenced by the newer generation {newest}");
-        Refusal {
-            reply: Rep::ERR_POLICY,
-            why,
-        }
-    }
-}
-
-/// What the two peers agreed on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Negotiated {
-    /// The name that the client asked for.
-    pub asked: String,
-    /// What it was told, with the flags as they were sent.
-    pub export: ExportInfo,
-    /// How requests and replies look from now on.
-    pub style: HeaderStyle,
-    /// The contexts that BLOCK_STATUS is answered for, in the order of their ids.
-    pub contexts: Vec<SelectedContext>,
-    /// The client's session, if it presented one for this export.
-    pub session: Option<Session>,
-    /// Whether TLS protects the connection.
-    pub tls: bool,
-}
-
-/// A context that the client selected.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SelectedContext {
-    /// Its id on this connection.
-    pub id: u32,
-    /// Its position in [`ExportInfo::contexts`].
-    pub index: usize,
-    /// Its name.
-    pub name: String,
-}
-
-/// How the handshake goes on. Send the output in every case.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Progress {
-    /// Send the output, receive more, call again.
-    NeedMore,
-    /// Much output has gathered: send it, then call again even if nothing more was received.
-    Drain,
-    /// Send the output, run the TLS handshake on the socket, call [`ServerHandshake::tls_established`], go on. The input
-    /// is empty.
-    StartTls,
-    /// Transmission begins; what is left in the input belongs to it.
-    Transmission(Box<Negotiated>),
-    /// The client said goodbye; send the output and close.
-    Ended,
-}
-
-/// The handshake failed; the output (if any) may be sent, then the connection must be closed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum HandshakeError {
-    /// What was received is no NBD.
-    #[error(transparent)]
-    Decode(#[from] DecodeError),
-    /// The client set flags that were not offered ("the server MUST drop the connection").
-    #[error("the client set unknown flags {0:#x}")]
-    ClientFlags(u32),
-    /// The client sent an option other than EXPORT_NAME without having said that it understands answers.
-    #[error("the client does not speak the fixed newstyle handshake but sent {0}")]
-    NotFixed(Opt),
-    /// More options than any honest client sends.
-    #[error("the client sent more than {0} options")]
-    TooManyOptions(u32),
-    /// EXPORT_NAME can't be refused but by closing.
-    #[error("EXPORT_NAME refused: {0}")]
-    ExportName(String),
-    /// Bytes behind STARTTLS that an attacker may have injected.
-    #[error("the client sent {0} bytes behind STARTTLS before the answer")]
-    Injected(usize),
-}
+use crate::text;
 
 /// One handshake, server side.
 #[derive(Debug)]
 pub struct ServerHandshake {
     policy: ServerPolicy,
+    phase: Phase,
+    shutting_down: bool,
+    /// The client understands answers to options.
+    fixed: bool,
+    no_zeroes: bool,
+    tls: bool,
+    options: u32,
+    style: HeaderStyle,
+    /// Of the last SET_META_CONTEXT that succeeded, with the export's name as it was asked for.
+    contexts: Option<(String, Vec<SelectedContext>)>,
+    /// As presented last, with the export's name as it was asked for.
+    session: Option<(String, Session)>,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// The client's flags are due.
+    Flags,
+    /// Options are due.
+    Options,
+    /// Transmission has begun, or the client said goodbye.
+    Over,
+}
+
+/// Why an option is answered with an error, or the end of the handshake.
+type Answer = Result<Option<Progress>, Refusal>;
+
 impl ServerHandshake {
+    /// Bytes of input that complete any option that is accepted.
+    pub const MAX_INPUT: usize = OptionHeader::SIZE + MAX_OPTION_DATA as usize;
+
     /// Begins a handshake. Send [`ServerHandshake::greeting`] first.
     pub fn new(policy: ServerPolicy) -> ServerHandshake {
-        ServerHandshake { policy }
+        ServerHandshake {
+            policy,
+            phase: Phase::Flags,
+            shutting_down: false,
+            fixed: false,
+            no_zeroes: false,
+            tls: false,
+            options: 0,
+            style: HeaderStyle::Simple,
+            contexts: None,
+            session: None,
+        }
     }
 
     /// The first bytes of the connection.
     pub fn greeting(&self) -> [u8; 18] {
-        let _ = self.policy;
-        todo!()
+        let mut greeting = [0; 18];
+        let mut out = &mut greeting[..];
+        out.put_u64(NBDMAGIC);
+        out.put_u64(IHAVEOPT);
+        out.put_u16((HandshakeFlags::FIXED_NEWSTYLE | HandshakeFlags::NO_ZEROES).0);
+        greeting
     }
 
     /// From now on every option but ABORT is answered with ERR_SHUTDOWN.
     pub fn shut_down(&mut self) {
-        todo!()
+        self.shutting_down = true;
     }
 
-    /// TLS protects the connection: everything negotiated before is forgotten.
+    /// TLS protects the connection: everything negotiated before is forgotten, because an attacker in the middle may
+    /// have negotiated it (CVE-2021-3716).
     pub fn tls_established(&mut self) {
-        todo!()
+        self.tls = true;
+        self.style = HeaderStyle::Simple;
+        self.contexts = None;
+        self.session = None;
     }
 
     /// Handles what is complete in `input`, takes it out, and appends the answers to `output`.
     ///
-    /// Never keeps more than a few names; `input` should be bounded by the caller to
-    /// [`ServerHandshake::MAX_INPUT`] bytes, which is enough for any option that is accepted.
+    /// `input` should be bounded by the caller to [`ServerHandshake::MAX_INPUT`] bytes, which is enough for any option
+    /// that is accepted. One call appends at most [`MAX_HANDSHAKE_OUTPUT`] bytes and the answer to one option.
     ///
     /// # Errors
     /// The client broke the protocol, or can't be refused otherwise: send the output and close.
@@ -254,10 +131,449 @@ impl ServerHandshake {
         exports: &dyn ExportDirectory,
         output: &mut BytesMut,
     ) -> Result<Progress, HandshakeError> {
-        let _ = (input, exports, output);
-        todo!()
+        let before = output.len();
+        if self.phase == Phase::Flags && !self.flags(input)? {
+            return Ok(Progress::NeedMore);
+        }
+        while self.phase == Phase::Options {
+            if output.len() - before >= MAX_HANDSHAKE_OUTPUT {
+                return Ok(Progress::Drain);
+            }
+            let Some(OptionHeader { option, length }) = OptionHeader::decode(input)? else {
+                return Ok(Progress::NeedMore);
+            };
+            if length > MAX_OPTION_DATA {
+                let (length, limit) = (u64::from(length), u64::from(MAX_OPTION_DATA));
+                return Err(DecodeError::TooLong {
+                    what: "an option",
+                    length,
+                    limit,
+                }
+                .into());
+            }
+            let end = OptionHeader::SIZE + length as usize;
+            if input.len() < end {
+                return Ok(Progress::NeedMore);
+            }
+            self.options += 1;
+            if self.options > MAX_OPTIONS {
+                return Err(HandshakeError::TooManyOptions(MAX_OPTIONS));
+            }
+            let frame = input.split_to(end);
+            let data = &frame[OptionHeader::SIZE..];
+            if let Some(progress) = self.option(option, data, input.len(), exports, output)? {
+                return Ok(progress);
+            }
+        }
+        Ok(Progress::Ended)
     }
 
-    /// Bytes of input that complete any option that is accepted.
-    pub const MAX_INPUT: usize = 16 + crate::limit::MAX_OPTION_DATA as usize;
+    /// Takes the client's flags; false while they are incomplete.
+    fn flags(&mut self, input: &mut BytesMut) -> Result<bool, HandshakeError> {
+        let Some(flags) = input.first_chunk::<4>() else {
+            return Ok(false);
+        };
+        let flags = ClientFlags(u32::from_be_bytes(*flags));
+        if !flags
+            .without(ClientFlags::FIXED_NEWSTYLE | ClientFlags::NO_ZEROES)
+            .is_empty()
+        {
+            return Err(HandshakeError::ClientFlags(flags.0));
+        }
+        input.advance(4);
+        self.fixed = flags.contains(ClientFlags::FIXED_NEWSTYLE);
+        self.no_zeroes = flags.contains(ClientFlags::NO_ZEROES);
+        self.phase = Phase::Options;
+        Ok(true)
+    }
+
+    /// Handles one option; gives how the handshake goes on if it does not go on with the next option. `behind` is how
+    /// many bytes were received behind the option.
+    fn option(
+        &mut self,
+        option: Opt,
+        data: &[u8],
+        behind: usize,
+        exports: &dyn ExportDirectory,
+        output: &mut BytesMut,
+    ) -> Result<Option<Progress>, HandshakeError> {
+        if !self.fixed && option != Opt::EXPORT_NAME {
+            return Err(HandshakeError::NotFixed(option));
+        }
+        if option == Opt::SET_META_CONTEXT {
+            // Even if it fails, the earlier selection does not hold any more.
+            self.contexts = None;
+        }
+        let starts = output.len();
+        let answer = match self.permit(option).and_then(|()| decode(option, data)) {
+            Err(refusal) => Err(refusal),
+            Ok(ClientOption::StartTls) if self.may_start_tls() && behind > 0 => {
+                return Err(HandshakeError::Injected(behind));
+            }
+            Ok(decoded) => self.answer(decoded, exports, output),
+        };
+        match answer {
+            Ok(progress) => {
+                if matches!(progress, Some(Progress::Transmission(_) | Progress::Ended)) {
+                    self.phase = Phase::Over;
+                }
+                Ok(progress)
+            }
+            Err(refusal) if option == Opt::EXPORT_NAME => {
+                Err(HandshakeError::ExportName(refusal.why))
+            }
+            Err(Refusal { reply, why }) => {
+                // No part of an answer stands before its refusal.
+                output.truncate(starts);
+                send(option, &OptionReply::Error { reply, text: why }, output);
+                Ok(None)
+            }
+        }
+    }
+
+    /// Whether an option may be used at all now.
+    fn permit(&self, option: Opt) -> Result<(), Refusal> {
+        if option == Opt::ABORT {
+            return Ok(());
+        }
+        if self.shutting_down {
+            return Err(refuse(Rep::ERR_SHUTDOWN, "the server is shutting down"));
+        }
+        if self.policy.tls == Tls::Required && !self.tls && option != Opt::STARTTLS {
+            return Err(refuse(Rep::ERR_TLS_REQD, "this server wants TLS first"));
+        }
+        Ok(())
+    }
+
+    fn answer(
+        &mut self,
+        option: ClientOption,
+        exports: &dyn ExportDirectory,
+        output: &mut BytesMut,
+    ) -> Answer {
+        let number = option.option();
+        match option {
+            ClientOption::ExportName(name) => return self.export_name(name, exports, output),
+            ClientOption::Abort => {
+                send(number, &OptionReply::Ack, output);
+                return Ok(Some(Progress::Ended));
+            }
+            ClientOption::StartTls => {
+                self.check_tls()?;
+                send(number, &OptionReply::Ack, output);
+                return Ok(Some(Progress::StartTls));
+            }
+            ClientOption::Go(request) => return self.go(request, exports, output),
+            ClientOption::List => self.list(exports, output)?,
+            ClientOption::Info(request) => {
+                self.describe(number, &request, exports, output)?;
+            }
+            ClientOption::StructuredReply => self.structured_reply()?,
+            ClientOption::ExtendedHeaders => self.extended_headers()?,
+            ClientOption::ListMetaContext(request) => {
+                self.list_contexts(request, exports, output)?;
+            }
+            ClientOption::SetMetaContext(request) => {
+                self.set_contexts(request, exports, output)?;
+            }
+            ClientOption::Unknown { option, .. } => {
+                let why = format!("option {option:?} is not known here");
+                return Err(Refusal {
+                    reply: Rep::ERR_UNSUP,
+                    why,
+                });
+            }
+        }
+        send(number, &OptionReply::Ack, output);
+        Ok(None)
+    }
+
+    fn export_name(
+        &mut self,
+        name: String,
+        exports: &dyn ExportDirectory,
+        output: &mut BytesMut,
+    ) -> Answer {
+        if self.style == HeaderStyle::Extended {
+            return Err(refuse(
+                Rep::ERR_INVALID,
+                "it must not follow EXTENDED_HEADERS",
+            ));
+        }
+        let export = self.find(&name, exports)?;
+        output.put_u64(export.size);
+        output.put_u16(export.flags.0);
+        if !self.no_zeroes {
+            output.put_bytes(0, 124);
+        }
+        Ok(Some(self.transmission(name, export)))
+    }
+
+    fn go(
+        &mut self,
+        request: InfoRequest,
+        exports: &dyn ExportDirectory,
+        output: &mut BytesMut,
+    ) -> Answer {
+        let export = self.describe(Opt::GO, &request, exports, output)?;
+        send(Opt::GO, &OptionReply::Ack, output);
+        Ok(Some(self.transmission(request.export, export)))
+    }
+
+    /// What holds from now on: contexts and session only if they were meant for this export.
+    fn transmission(&mut self, asked: String, export: ExportInfo) -> Progress {
+        let contexts = self.contexts.take().filter(|(name, _)| *name == asked);
+        let session = self.session.take().filter(|(name, _)| *name == asked);
+        Progress::Transmission(Box::new(Negotiated {
+            asked,
+            export,
+            style: self.style,
+            contexts: contexts.map(|(_, contexts)| contexts).unwrap_or_default(),
+            session: session.map(|(_, session)| session),
+            tls: self.tls,
+        }))
+    }
+
+    /// The answers to INFO and GO but the last.
+    fn describe(
+        &self,
+        option: Opt,
+        request: &InfoRequest,
+        exports: &dyn ExportDirectory,
+        output: &mut BytesMut,
+    ) -> Result<ExportInfo, Refusal> {
+        let export = self.find(&request.export, exports)?;
+        let mut tell = |info| send(option, &OptionReply::Info(info), output);
+        tell(InfoReply::Export {
+            size: export.size,
+            flags: export.flags,
+        });
+        if request.infos.contains(&Info::NAME) {
+            tell(InfoReply::Name(export.name.clone()));
+        }
+        if request.infos.contains(&Info::DESCRIPTION) && !export.description.is_empty() {
+            tell(InfoReply::Description(
+                text::sendable(&export.description).to_owned(),
+            ));
+        }
+        // Told to everybody, as qemu does: who did not ask may ignore it, but unaligned requests fail all the same.
+        tell(InfoReply::BlockSize {
+            minimum: export.minimum_block,
+            preferred: export.preferred_block,
+            maximum: export.maximum_payload,
+        });
+        Ok(export)
+    }
+
+    /// The export with the flags that hold for what was negotiated so far.
+    fn find(&self, name: &str, exports: &dyn ExportDirectory) -> Result<ExportInfo, Refusal> {
+        let mut export = exports.find(name)?;
+        let mut lacking = TransmissionFlags::SEND_RESIZE;
+        if self.style == HeaderStyle::Simple {
+            lacking |= TransmissionFlags::SEND_DF;
+        }
+        if self.style != HeaderStyle::Extended {
+            lacking |= TransmissionFlags::BLOCK_STATUS_PAYLOAD;
+        }
+        if !export.flags.contains(TransmissionFlags::SEND_WRITE_ZEROES) {
+            lacking |= TransmissionFlags::SEND_FAST_ZERO;
+        }
+        export.flags = export.flags.without(lacking) | TransmissionFlags::HAS_FLAGS;
+        Ok(export)
+    }
+
+    fn list(&self, exports: &dyn ExportDirectory, output: &mut BytesMut) -> Result<(), Refusal> {
+        if !self.policy.list {
+            return Err(refuse(
+                Rep::ERR_POLICY,
+                "this server does not list its exports",
+            ));
+        }
+        for Listing { name, description } in exports.list() {
+            let description = text::sendable(&description).to_owned();
+            send(
+                Opt::LIST,
+                &OptionReply::Server { name, description },
+                output,
+            );
+        }
+        Ok(())
+    }
+
+    fn structured_reply(&mut self) -> Result<(), Refusal> {
+        match self.style {
+            HeaderStyle::Extended => {
+                let why = "extended headers were negotiated already";
+                Err(refuse(Rep::ERR_EXT_HEADER_REQD, why))
+            }
+            HeaderStyle::Structured => Err(refuse(
+                Rep::ERR_INVALID,
+                "structured replies were negotiated already",
+            )),
+            HeaderStyle::Simple if !self.policy.structured => Err(refuse(
+                Rep::ERR_UNSUP,
+                "structured replies are switched off here",
+            )),
+            HeaderStyle::Simple => {
+                self.style = HeaderStyle::Structured;
+                Ok(())
+            }
+        }
+    }
+
+    fn extended_headers(&mut self) -> Result<(), Refusal> {
+        if !self.policy.extended {
+            return Err(refuse(
+                Rep::ERR_UNSUP,
+                "extended headers are switched off here",
+            ));
+        }
+        if self.style == HeaderStyle::Extended {
+            return Err(refuse(
+                Rep::ERR_INVALID,
+                "extended headers were negotiated already",
+            ));
+        }
+        self.style = HeaderStyle::Extended;
+        Ok(())
+    }
+
+    /// A query that ends with a colon lists everything that begins with it.
+    fn list_contexts(
+        &mut self,
+        request: MetaRequest,
+        exports: &dyn ExportDirectory,
+        output: &mut BytesMut,
+    ) -> Result<(), Refusal> {
+        let MetaRequest {
+            export: asked,
+            queries,
+        } = request;
+        let export = self.find(&asked, exports)?;
+        let mut presented = None;
+        for query in &queries {
+            if let Ok(session) = query.parse::<Session>() {
+                exports.admit(&asked, &session)?;
+                presented = Some(session);
+                let name = query.clone();
+                let reply = OptionReply::MetaContext { id: 0, name };
+                send(Opt::LIST_META_CONTEXT, &reply, output);
+            }
+        }
+        let wanted = |name: &str| {
+            let matches = |query: &String| {
+                query == name || (query.ends_with(':') && name.starts_with(query.as_str()))
+            };
+            queries.is_empty() || queries.iter().any(matches)
+        };
+        for (_, offer) in self.offers(&export) {
+            if wanted(&offer.name) {
+                let reply = OptionReply::MetaContext {
+                    id: 0,
+                    name: offer.name.clone(),
+                };
+                send(Opt::LIST_META_CONTEXT, &reply, output);
+            }
+        }
+        if let Some(session) = presented {
+            self.session = Some((asked, session));
+        }
+        Ok(())
+    }
+
+    /// Only whole names select a context; the earlier selection was dropped already.
+    fn set_contexts(
+        &mut self,
+        request: MetaRequest,
+        exports: &dyn ExportDirectory,
+        output: &mut BytesMut,
+    ) -> Result<(), Refusal> {
+        if self.style == HeaderStyle::Simple {
+            let why = "contexts need structured replies or extended headers first";
+            return Err(refuse(Rep::ERR_INVALID, why));
+        }
+        let MetaRequest {
+            export: asked,
+            queries,
+        } = request;
+        let export = self.find(&asked, exports)?;
+        let mut selected = Vec::new();
+        for (index, offer) in self.offers(&export) {
+            if queries.contains(&offer.name) {
+                let name = offer.name.clone();
+                // Positions in a list that the server made itself; 0 is left to mean "no id".
+                let id = index as u32 + 1;
+                send(
+                    Opt::SET_META_CONTEXT,
+                    &OptionReply::MetaContext {
+                        id,
+                        name: name.clone(),
+                    },
+                    output,
+                );
+                selected.push(SelectedContext { id, index, name });
+            }
+        }
+        self.contexts = Some((asked, selected));
+        Ok(())
+    }
+
+    /// The contexts whose status fits the headers that were negotiated.
+    fn offers<'a>(
+        &self,
+        export: &'a ExportInfo,
+    ) -> impl Iterator<Item = (usize, &'a ContextOffer)> + use<'a> {
+        let extended = self.style == HeaderStyle::Extended;
+        export
+            .contexts
+            .iter()
+            .enumerate()
+            .filter(move |(_, offer)| extended || !offer.wide)
+    }
+
+    fn may_start_tls(&self) -> bool {
+        matches!(self.policy.tls, Tls::Offered | Tls::Required) && !self.tls
+    }
+
+    fn check_tls(&self) -> Result<(), Refusal> {
+        match self.policy.tls {
+            _ if self.tls => Err(refuse(
+                Rep::ERR_INVALID,
+                "TLS protects this connection already",
+            )),
+            Tls::Missing => Err(refuse(Rep::ERR_UNSUP, "TLS is not built yet")),
+            Tls::Forbidden => Err(refuse(
+                Rep::ERR_POLICY,
+                "this server is configured without TLS",
+            )),
+            Tls::Offered | Tls::Required => Ok(()),
+        }
+    }
+}
+
+/// Decodes an option's data; what is wrong with them is told to the client.
+fn decode(option: Opt, data: &[u8]) -> Result<ClientOption, Refusal> {
+    ClientOption::decode(option, data).map_err(|error| {
+        let reply = match error {
+            DecodeError::TooLong { .. } => Rep::ERR_TOO_BIG,
+            _ => Rep::ERR_INVALID,
+        };
+        Refusal {
+            reply,
+            why: error.to_string(),
+        }
+    })
+}
+
+fn refuse(reply: Rep, why: &str) -> Refusal {
+    Refusal {
+        reply,
+        why: why.to_owned(),
+    }
+}
+
+/// Appends one reply. What can't be sent, because the export's own name or that of its context is longer than the
+/// protocol allows, is left out: the client can't ask for it either.
+fn send(option: Opt, reply: &OptionReply, output: &mut BytesMut) {
+    let _ = reply.encode(option, output);
 }

@@ -222,6 +222,11 @@ impl MetaRequest {
         let length = reader.u32()? as usize;
         let export = reader.string(length, "an export name")?;
         let count = reader.u32()?;
+        if u64::from(count) * 4 > reader.rest().len() as u64 {
+            return Err(DecodeError::Truncated {
+                what: "the list of queries",
+            });
+        }
         if count > MAX_QUERIES {
             let (length, limit) = (u64::from(count), u64::from(MAX_QUERIES));
             return Err(DecodeError::TooLong {
