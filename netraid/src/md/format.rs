@@ -192,24 +192,23 @@ impl NewMirror {
             }
         }
         // check() limits the name, the layout limits every size, so nothing is cut off below.
-        Superblock {
+        let mut superblock = Superblock {
             features: Features::BITMAP_OFFSET,
             set_uuid: self.uuid,
             set_name: set_name(&self.name).unwrap_or_default(),
             created: self.created,
             size: array / SECTOR,
             raid_disks: self.legs.len() as u32,
-            bitmap_offset: ((layout.bitmap - layout.superblock) / SECTOR) as i32,
+            bitmap_offset: 0,
             reshape_fields: [0; 28],
-            data_offset: layout.data / SECTOR,
-            data_size: layout.data_size / SECTOR,
-            super_offset: layout.superblock / SECTOR,
+            data_offset: 0,
+            data_size: 0,
+            super_offset: 0,
             recovery_offset: 0,
             dev_number: number as u32,
             corrected_reads: 0,
             device_uuid: leg.uuid,
-            devflags: if leg.write_mostly { WRITE_MOSTLY } else { 0 }
-                | if leg.fail_fast { FAIL_FAST } else { 0 },
+            devflags: 0,
             // No bad-block log: with one, the kernel would keep a leg that fails writes instead of expelling it.
             bblog_shift: 0,
             bblog_size: 0,
@@ -223,7 +222,9 @@ impl NewMirror {
                 _ => IN_SYNC,
             },
             roles,
-        }
+        };
+        place_leg(&mut superblock, leg, layout);
+        superblock
     }
 
     fn bitmap(&self, layout: &Layout, array: u64, events: u64) -> BitmapSuperblock {
@@ -240,6 +241,64 @@ impl NewMirror {
             cluster_name: [0; 64],
         }
     }
+}
+
+impl FormattedLeg {
+    /// What to write to a disk that becomes a leg of a mirror that exists, described by the superblock and the bitmap of
+    /// any of its legs: the new leg holds nothing yet, and every bit is set.
+    ///
+    /// `number` is the leg's index in the role table, `place` its place in the mirror. The other legs' tables need the
+    /// same entry ([`Superblock::set_role`]).
+    pub fn join(
+        array: &Superblock,
+        bitmap: &BitmapSuperblock,
+        number: u32,
+        place: u16,
+        leg: &NewLeg,
+    ) -> Result<FormattedLeg, FormatError> {
+        let failed = |error| FormatError::Layout {
+            leg: place.into(),
+            error,
+        };
+        // decode() bounds the size of an array well below an overflow.
+        let size = array.size.saturating_mul(SECTOR);
+        let layout = Layout::plan(leg.device, bitmap.chunk, Some(size)).map_err(failed)?;
+        let mut superblock = Superblock {
+            features: Features::BITMAP_OFFSET | Features::RECOVERY_OFFSET,
+            recovery_offset: 0,
+            dev_number: number,
+            corrected_reads: 0,
+            bblog_shift: 0,
+            bblog_size: 0,
+            bblog_offset: 0,
+            ..array.clone()
+        };
+        place_leg(&mut superblock, leg, &layout);
+        superblock.set_role(number, Role::Active(place));
+        let sectors_reserved = (layout.bitmap_room / SECTOR) as u32;
+        let bitmap = BitmapSuperblock {
+            sectors_reserved,
+            ..bitmap.clone()
+        };
+        let bits = DirtyBits::all_dirty(bitmap.chunks());
+        Ok(FormattedLeg {
+            layout,
+            superblock,
+            bitmap,
+            bits,
+        })
+    }
+}
+
+/// The fields of a superblock that belong to one leg alone.
+fn place_leg(superblock: &mut Superblock, leg: &NewLeg, layout: &Layout) {
+    superblock.bitmap_offset = ((layout.bitmap - layout.superblock) / SECTOR) as i32;
+    superblock.data_offset = layout.data / SECTOR;
+    superblock.data_size = layout.data_size / SECTOR;
+    superblock.super_offset = layout.superblock / SECTOR;
+    superblock.device_uuid = leg.uuid;
+    superblock.devflags =
+        if leg.write_mostly { WRITE_MOSTLY } else { 0 } | if leg.fail_fast { FAIL_FAST } else { 0 };
 }
 
 fn set_name(name: &str) -> Result<[u8; 32], FormatError> {
