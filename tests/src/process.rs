@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -157,6 +157,10 @@ pub struct Daemon {
     child: Child,
     name: String,
     log: PathBuf,
+    /// Leader of the processes that do the work, if that is not the child.
+    worker: Option<Pid>,
+    /// The child's standard input; a keeper (see [`Daemon::start_detaching`]) ends when it is closed.
+    leash: Option<ChildStdin>,
 }
 
 impl Daemon {
@@ -187,43 +191,67 @@ impl Daemon {
     ) -> Result<Daemon, String> {
         let log = folder.join(format!("{name}.log"));
         let file = File::create(&log).expect("create a log file");
-        let child = dying_with_me(command)
-            .stdin(Stdio::null())
+        let mut child = dying_with_me(command)
+            .stdin(Stdio::piped())
             .stdout(file.try_clone().expect("a second handle of a log file"))
             .stderr(file)
             .process_group(0)
             .spawn()
             .map_err(|error| format!("cannot start {command:?}: {error}"))?;
+        let leash = child.stdin.take();
         let mut daemon = Daemon {
             child,
             name: name.to_owned(),
             log,
+            worker: None,
+            leash,
         };
         let start = Instant::now();
         while !ready() {
-            if let Some(status) = daemon
-                .child
-                .try_wait()
-                .expect("ask for the state of a program that I started")
-            {
+            if let Some(status) = daemon.ended() {
+                let said = daemon.said();
                 return Err(format!(
-                    "{name} ended at once ({status}), started as {command:?}; it said:\n{}",
-                    daemon.said()
+                    "{command:?} ended at once ({status}); it said:\n{said}"
                 ));
             }
             if start.elapsed() > Duration::from_secs(20) {
-                return Err(format!(
-                    "{name} is not ready, started as {command:?}; it said:\n{}",
-                    daemon.said()
-                ));
+                let said = daemon.said();
+                return Err(format!("{command:?} is not ready; it said:\n{said}"));
             }
             thread::sleep(Duration::from_millis(3));
         }
         Ok(daemon)
     }
 
+    /// Starts a program that detaches itself (leaves its process group, and its parent) and writes its process id to
+    /// `pid_file`. A keeper kills it when the guard, or this whole process, is gone.
+    pub fn start_detaching(
+        name: &str,
+        folder: &Path,
+        command: &Command,
+        pid_file: &Path,
+        mut ready: impl FnMut() -> bool,
+    ) -> Daemon {
+        const KEEPER: &str = r#"pid_file=$1; shift; "$@" || exit; read -r end; kill -s KILL -- "-$(cat "$pid_file")""#;
+        let mut keeper = Command::new("sh");
+        keeper.args(["-c", KEEPER, "keeper"]).arg(pid_file);
+        keeper.arg(command.get_program()).args(command.get_args());
+        let mut worker = None;
+        let mut daemon = Daemon::start(name, folder, &keeper, || {
+            let text = fs::read_to_string(pid_file).unwrap_or_default();
+            worker = text.trim().parse().ok().map(Pid::from_raw);
+            worker.is_some() && ready()
+        });
+        daemon.worker = worker;
+        daemon
+    }
+
     /// Its process id.
     pub fn pid(&self) -> Pid {
+        self.worker.unwrap_or_else(|| self.child_pid())
+    }
+
+    fn child_pid(&self) -> Pid {
         Pid::from_raw(self.child.id() as i32)
     }
 
@@ -240,10 +268,13 @@ impl Daemon {
 
     /// Whether it is still running.
     pub fn is_running(&mut self) -> bool {
+        self.ended().is_none()
+    }
+
+    fn ended(&mut self) -> Option<ExitStatus> {
         self.child
             .try_wait()
             .expect("ask for the state of a program that I started")
-            .is_none()
     }
 
     /// Waits for its end.
@@ -251,8 +282,9 @@ impl Daemon {
     /// # Panics
     /// If it is still running after `deadline`.
     pub fn wait(&mut self, deadline: Duration) -> ExitStatus {
+        let ended = wait_for_end(&self.child, deadline);
         assert!(
-            wait_for_end(&self.child, deadline),
+            ended,
             "{} does not end; it said:\n{}",
             self.name,
             self.said()
@@ -270,9 +302,13 @@ impl Daemon {
 
     /// Kills it and the processes that it started, as a power loss would, and waits for its end.
     pub fn kill(&mut self) {
+        drop(self.leash.take());
+        if self.worker.is_some() {
+            wait_for_end(&self.child, Duration::from_secs(5));
+        }
         if self.is_running() {
             // The group exists as long as its leader was not reaped, so this cannot hit a stranger.
-            let _ = killpg(self.pid(), Signal::SIGKILL);
+            let _ = killpg(self.child_pid(), Signal::SIGKILL);
             let _ = self.child.wait();
         }
     }
@@ -291,10 +327,14 @@ impl Drop for Daemon {
 /// runner kills runs no destructors.
 fn dying_with_me(command: &Command) -> Command {
     let mut wrapped = Command::new("setpriv");
-    wrapped
-        .args(["--pdeathsig", "KILL", "--"])
-        .arg(command.get_program())
-        .args(command.get_args());
+    wrapped.args(["--pdeathsig", "KILL", "--"]);
+    // A keeper has to outlive its starter for as long as it takes to kill what it keeps; its standard input tells it.
+    if command.get_program() == "sh" {
+        wrapped = Command::new("sh");
+    } else {
+        wrapped.arg(command.get_program());
+    }
+    wrapped.args(command.get_args());
     for (key, value) in command.get_envs() {
         match value {
             Some(value) => wrapped.env(key, value),

@@ -131,7 +131,7 @@ impl Raw {
         let magic: [u8; 8] = read_array(&mut self.stream)?;
         assert_eq!(
             u64::from_be_bytes(magic),
-            0x3e88_9045_565a9,
+            0x0003_e889_0455_65a9,
             "magic of an option reply"
         );
         let option = u32::from_be_bytes(read_array(&mut self.stream)?);

@@ -246,18 +246,19 @@ pub fn debian(
         image.display()
     );
     fs::write(&configuration, text).expect("write a configuration");
+    let pid_file = scratch.path("debian-nbd-server.pid");
     let mut command = Command::new(program);
     command
-        .arg("-n")
         .arg("-C")
         .arg(&configuration)
         .arg("-p")
-        .arg(scratch.path("debian-nbd-server.pid"));
-    Server::start(
-        "debian-nbd-server",
-        scratch.folder(),
-        &command,
-        endpoint,
-        export,
-    )
+        .arg(&pid_file);
+    let ready = || endpoint.answers();
+    let name = "debian-nbd-server";
+    let daemon = Daemon::start_detaching(name, scratch.folder(), &command, &pid_file, ready);
+    Server {
+        daemon,
+        endpoint: endpoint.clone(),
+        export: export.to_owned(),
+    }
 }

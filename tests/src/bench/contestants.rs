@@ -24,6 +24,9 @@ pub struct Running {
 /// How a contestant is started in a scratch folder of its own.
 pub type Start = Box<dyn Fn(&Scratch) -> Result<Running, String>>;
 
+/// How a server is started at a place.
+type StartServer = Box<dyn Fn(&Scratch, &Endpoint) -> Server>;
+
 /// One column of the report.
 pub struct Contestant {
     /// As shown.
@@ -62,7 +65,7 @@ pub fn servers(
     notes: &mut Vec<String>,
 ) -> Vec<Contestant> {
     let mut list = Vec::new();
-    let mut add = |name: &str, ours: bool, start: Box<dyn Fn(&Scratch, &Endpoint) -> Server>| {
+    let mut add = |name: &str, ours: bool, start: StartServer| {
         list.push(Contestant {
             name: name.to_owned(),
             ours,
