@@ -13,6 +13,8 @@ pub struct Pending {
     request: RequestHeader,
     /// Pieces of a READ that have arrived: (first, end) from the start of the range; sorted, with gaps in between.
     pieces: Vec<(u64, u64)>,
+    /// The whole range of a READ arrived at once: the usual case, for which nothing is allocated.
+    whole: bool,
     /// Context ids of a BLOCK_STATUS that are still due.
     due: Vec<u32>,
     failure: Option<Failure>,
@@ -103,6 +105,7 @@ impl Pending {
             style,
             request,
             pieces: Vec::new(),
+            whole: false,
             due,
             failure: None,
         }
@@ -182,7 +185,8 @@ impl Pending {
         if self.request.kind != CommandType::READ {
             return Err(self.unfitting(with));
         }
-        if self.request.flags.contains(CommandFlags::DF) && !self.pieces.is_empty() {
+        let begun = self.whole || !self.pieces.is_empty();
+        if self.request.flags.contains(CommandFlags::DF) && begun {
             return Err(self.unfitting("more than one piece in spite of DF"));
         }
         let length = u64::from(length);
@@ -190,9 +194,15 @@ impl Pending {
         let Some(at) = at.filter(|at| length <= self.request.length.saturating_sub(*at)) else {
             return Err(Violation::Outside { offset, length });
         };
-        // Within the request, which ends within 64 bits.
-        self.remember(at, at + length)
-            .ok_or(Violation::Twice { offset, length })?;
+        if at == 0 && length == self.request.length && !begun {
+            self.whole = true;
+        } else if self.whole {
+            return Err(Violation::Twice { offset, length });
+        } else {
+            // Within the request, whose length fits.
+            self.remember(at, at + length)
+                .ok_or(Violation::Twice { offset, length })?;
+        }
         if self.pieces.len() > MAX_PIECES {
             return Err(Violation::Pieces);
         }
@@ -280,7 +290,8 @@ impl Pending {
     /// A success must have brought everything that was asked for.
     fn check_complete(&self) -> Result<(), Violation> {
         let RequestHeader { kind, length, .. } = self.request;
-        if kind == CommandType::READ && self.pieces != [(0, length)] {
+        let covered = self.whole || self.pieces == [(0, length)];
+        if kind == CommandType::READ && !covered {
             return Err(Violation::Missing {
                 what: "all of the data",
             });
