@@ -1,1 +1,11 @@
-//! placeholder
+//! An NBD client: one connection with completions ([`Connection`]), an asynchronous client that reconnects
+//! ([`Client`]), and NBD URIs ([`Target`]).
+
+pub mod client;
+pub mod connection;
+pub mod target;
+pub mod uri;
+
+pub use client::{Client, ClientOptions};
+pub use connection::{Connection, Export, Lost, OpenError, Options};
+pub use target::{Address, Target};

@@ -1,0 +1,41 @@
+//! Why a request of the asynchronous client failed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use nbd_protocol::command::Failure;
+
+/// Why a request failed.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// The server, or a check before sending, refused the request. It had no effect beyond what the server says.
+    #[error("{failure}")]
+    Failed {
+        /// Why.
+        failure: Failure,
+    },
+    /// The connection was lost while the request was under way, and sending it again is not safe: **its outcome is
+    /// unknown**, and the server may even carry it out later.
+    #[error("{why}; it is not sent again because the server does not fence old connections")]
+    Lost {
+        /// What happened to the connection.
+        why: Arc<str>,
+    },
+    /// No connection could be made again in the time allowed.
+    #[error("no connection again within {} s: {last}", after.as_secs_f32())]
+    GaveUp {
+        /// The time allowed.
+        after: Duration,
+        /// The latest attempt's error.
+        last: Arc<str>,
+    },
+    /// The export came back different after a reconnection, so it is not the same disk.
+    #[error("after a reconnection {what}")]
+    Changed {
+        /// What is different.
+        what: Arc<str>,
+    },
+    /// The client was closed.
+    #[error("the client is closed")]
+    Closed,
+}
