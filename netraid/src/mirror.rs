@@ -1,0 +1,3 @@
+//! Decisions about a mirror as pure functions: no I/O, no clock, no randomness.
+
+pub mod generation;

@@ -1,0 +1,255 @@
+//! Beginning and growing a mirror: who may be in it, what must be copied, and why somebody is refused.
+
+use super::*;
+
+use crate::mirror::generation::{Extent as Amount, Generation, Verdict, decide};
+use crate::raid1::chunks::ChunkSet;
+
+/// Why a leg may not take part as asked. Nothing was written.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The leg was in the middle of a resync: its blocks are of different times.
+    #[error(
+        "leg {0} was being resynced and its data is not consistent; start the mirror on another node, or force it"
+    )]
+    Inconsistent(Slot),
+    /// The leg never had data.
+    #[error("leg {0} never had data of this mirror")]
+    NoData(Slot),
+    /// The other leg has newer data.
+    #[error("leg {0} has newer data than this node ({1}); start the mirror there instead")]
+    Newer(Slot, &'static str),
+    /// Both were written without the other.
+    #[error(
+        "split brain with leg {0} ({1}): both were written without the other; choose whose data is discarded"
+    )]
+    SplitBrain(Slot, &'static str),
+    /// They have nothing in common.
+    #[error(
+        "leg {0} belongs to other data than this mirror ({1}); extend to it anew to overwrite it"
+    )]
+    Unrelated(Slot, &'static str),
+    /// There is no such slot, or it is taken.
+    #[error("leg {0} can't be attached: {1}")]
+    Slot(Slot, &'static str),
+}
+
+impl Engine {
+    /// What a new mirror's first leg has to say; write it durably before [`Engine::assemble`].
+    pub fn create(shape: Shape, local: Slot, ids: &mut IdSource) -> LegImage {
+        let generations = Generations {
+            current: Generation(ids.draw()),
+            ..Generations::default()
+        };
+        LegImage {
+            superblock: SuperState {
+                events: 1,
+                clean: true,
+                active: [local].into_iter().collect(),
+                recovering: false,
+            },
+            record: LegRecord {
+                generations,
+                consistent: true,
+            },
+            dirty: ChunkSet::empty(shape.chunks()),
+        }
+    }
+
+    /// Starts a mirror, degraded, from its leg on this node. `force` takes a leg that was being resynced as it is.
+    pub fn assemble(
+        shape: Shape,
+        settings: Settings,
+        local: Slot,
+        image: LegImage,
+        ids: IdSource,
+        force: bool,
+    ) -> Result<Engine, Refusal> {
+        if local.number() >= shape.slots {
+            return Err(Refusal::Slot(local, "the mirror has fewer slots"));
+        }
+        if image.record.generations.current == Generation::NONE && !force {
+            return Err(Refusal::NoData(local));
+        }
+        let consistent = image.record.consistent && !image.superblock.recovering;
+        if !consistent && !force {
+            return Err(Refusal::Inconsistent(local));
+        }
+        let mut generations = image.record.generations;
+        let dirty = image.dirty;
+        if generations.current == Generation::NONE {
+            generations.current = Generation(1);
+        }
+        generations.returned(local.number());
+        let chunks = shape.chunks();
+        let away = generations.away;
+        let legs = (0..shape.slots)
+            .map(|_| Leg {
+                state: LegState::Absent,
+                record: LegRecord::default(),
+                missing: ChunkSet::empty(chunks),
+                needs_whole_bitmap: false,
+                reason: None,
+            })
+            .collect();
+        let mut engine = Engine {
+            shape,
+            settings,
+            local,
+            legs,
+            now: 0,
+            ids,
+            generations,
+            members: Slot::first(shape.slots)
+                .filter(|slot| away[slot.number()] == Generation::NONE)
+                .collect(),
+            events: image.superblock.events,
+            events_cleared: 0,
+            clean: image.superblock.clean,
+            intent: Intent::new(dirty),
+            commit: commit::CommitState::default(),
+            cleaning: clean::Cleaning::default(),
+            resync: resync::Resync::default(),
+            ranges: RangeLock::new(),
+            jobs: HashMap::new(),
+            runnable: VecDeque::new(),
+            next_job: 0,
+            operations: BTreeMap::new(),
+            next_operation: 0,
+            unlaunched: VecDeque::new(),
+            unanswered: Vec::new(),
+            halted: None,
+            stopping: false,
+            stopped: false,
+        };
+        engine.legs[local.number()].state = LegState::InSync;
+        if force && !consistent {
+            // Forced data is like nobody else's.
+            engine.members = engine.slots().collect();
+            engine.mint_if_needed();
+        }
+        // Others are away from now on, and the superblock says so before the first write.
+        engine.superblock_changed();
+        Ok(engine)
+    }
+
+    /// Would a leg with this image be taken, and what would be copied to it?
+    pub fn consider(
+        &self,
+        slot: Slot,
+        image: &LegImage,
+    ) -> Result<(&'static str, Amount), Refusal> {
+        match self.state(slot) {
+            LegState::Absent if slot.number() < self.legs.len() => {}
+            _ => return Err(Refusal::Slot(slot, "the slot is taken or does not exist")),
+        }
+        let theirs = &image.record.generations;
+        let decision = decide(
+            &self.generations,
+            self.local.number(),
+            theirs,
+            slot.number(),
+        );
+        match decision.verdict {
+            Verdict::Same => Ok((decision.rule, Amount::Partial)),
+            Verdict::ToPeer(amount) => Ok((decision.rule, amount)),
+            Verdict::FromPeer(_) => Err(Refusal::Newer(slot, decision.rule)),
+            Verdict::SplitBrain => Err(Refusal::SplitBrain(slot, decision.rule)),
+            Verdict::Unrelated | Verdict::NoData => Err(Refusal::Unrelated(slot, decision.rule)),
+        }
+    }
+
+    pub(super) fn attach(
+        &mut self,
+        slot: Slot,
+        image: Option<LegImage>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let considered = match &image {
+            Some(image) => self.consider(slot, image),
+            None if self.state(slot) == LegState::Absent && slot.number() < self.legs.len() => {
+                Ok(("new leg", Amount::Full))
+            }
+            None => Err(Refusal::Slot(slot, "the slot is taken or does not exist")),
+        };
+        let considered = match considered {
+            _ if self.halted.is_some() || self.stopping => {
+                Err(Refusal::Slot(slot, "the mirror takes no writes"))
+            }
+            other => other,
+        };
+        let (rule, amount) = match considered {
+            Ok(considered) => considered,
+            Err(refusal) => {
+                let reason = refusal.to_string();
+                if let Some(leg) = self
+                    .leg_mut(slot)
+                    .filter(|leg| leg.state == LegState::Absent)
+                {
+                    leg.reason = Some(reason.clone());
+                }
+                effects.push(Effect::Expel { slot, reason });
+                return;
+            }
+        };
+        // Its own bits come first: what it wrote, or may have written, while we were not there must be overwritten.
+        if let Some(image) = &image {
+            self.intent.merge(&image.dirty);
+        }
+        if amount == Amount::Full {
+            self.intent.merge(&ChunkSet::full(self.shape.chunks()));
+        }
+        let mut record = image.map_or_else(LegRecord::default, |image| image.record);
+        if amount == Amount::Full {
+            // From now on it is a leg that has been away since its slot was empty: its bitmap, all set, is durable on
+            // it before this is, so an interrupted full resync goes on instead of beginning again.
+            let since = self.generations.away[slot.number()];
+            let current = if since == Generation::NONE {
+                self.generations.current
+            } else {
+                since
+            };
+            record = LegRecord {
+                generations: Generations {
+                    current,
+                    ..Generations::default()
+                },
+                consistent: false,
+            };
+        }
+        let same = record.consistent && record.generations.current == self.generations.current;
+        record.consistent = same && self.intent.dirty().is_empty();
+        let Some(leg) = self.leg_mut(slot) else {
+            return;
+        };
+        leg.reason = (amount == Amount::Full).then(|| format!("full resync: {rule}"));
+        leg.record = record;
+        leg.state = LegState::Attaching;
+        leg.needs_whole_bitmap = true;
+        self.abandon_cleaning();
+        self.superblock_changed();
+    }
+
+    /// The leg's metadata holds every bit that is set, and says whether the leg is consistent.
+    pub(super) fn metadata_of_attaching_leg_written(&mut self, slot: Slot) {
+        if self.state(slot) != LegState::Attaching {
+            return;
+        }
+        // Whatever is dirty now: what it missed while away, its own, and the writes under way that it does not receive.
+        let missing = self.intent.dirty().clone();
+        let unmarked = self.legs[slot.number()].record.consistent && !missing.is_empty();
+        let Some(leg) = self.leg_mut(slot) else {
+            return;
+        };
+        if unmarked {
+            // A write came in between. The leg must say that it is being resynced before data of now reaches it.
+            leg.record.consistent = false;
+            leg.needs_whole_bitmap = true;
+        } else {
+            leg.missing = missing;
+            leg.state = LegState::Resync;
+        }
+        self.superblock_changed();
+        self.resync.restart(self.now);
+    }
+}

@@ -1,0 +1,205 @@
+//! Flushing, dropping bits that no longer matter, marking the array clean, and stopping.
+
+use super::*;
+
+use crate::raid1::chunks::ChunkSet;
+
+/// One flush of the application.
+#[derive(Debug)]
+pub(super) struct FlushJob {
+    request: RequestId,
+    waiting: SlotSet,
+    done: SlotSet,
+    failure: Option<Failure>,
+}
+
+/// The cleaning cycle.
+#[derive(Debug, Default)]
+pub(super) struct Cleaning {
+    next: u64,
+    under_way: Option<Cycle>,
+}
+
+#[derive(Debug)]
+struct Cycle {
+    quiet: ChunkSet,
+    waiting: SlotSet,
+}
+
+impl Engine {
+    /// A flush reaches every leg that is in sync, or will be once its own last flush is over.
+    pub(super) fn start_flush(&mut self, request: RequestId, effects: &mut Vec<Effect>) {
+        let waiting = self.slots_in(&[LegState::InSync, LegState::Finishing]);
+        let job = FlushJob {
+            request,
+            waiting,
+            done: SlotSet::EMPTY,
+            failure: None,
+        };
+        let job = self.new_job(Job::Flush(job));
+        for slot in waiting.iter() {
+            self.send(slot, Purpose::Job(job), Command::Flush, effects);
+        }
+        self.finish_flush(job, effects);
+    }
+
+    pub(super) fn flush_operation_done(
+        &mut self,
+        job: JobId,
+        slot: Slot,
+        outcome: Outcome,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(Job::Flush(flush)) = self.jobs.get_mut(&job) else {
+            return;
+        };
+        flush.waiting.remove(slot);
+        match outcome {
+            Ok(_) => flush.done.insert(slot),
+            Err(failure) => {
+                let reason = format!("failed a flush: {}", failure.why);
+                flush.failure = Some(failure);
+                if self.state(slot) != LegState::Absent {
+                    self.leg_failed(slot, reason, effects);
+                }
+            }
+        }
+        self.finish_flush(job, effects);
+    }
+
+    fn finish_flush(&mut self, job: JobId, effects: &mut Vec<Effect>) {
+        let Some(Job::Flush(flush)) = self.jobs.get(&job) else {
+            return;
+        };
+        if !flush.waiting.is_empty() {
+            return;
+        }
+        let reached = !flush.done.and(self.in_sync()).is_empty();
+        let Some(Job::Flush(flush)) = self.jobs.remove(&job) else {
+            return;
+        };
+        if !reached {
+            let failure = flush
+                .failure
+                .unwrap_or_else(|| Failure::new(Errno::EIO, "no leg is in sync"));
+            effects.push(Effect::Answer {
+                request: flush.request,
+                outcome: Err(failure),
+            });
+        } else if self.commit.durable >= self.commit.answer_from {
+            effects.push(Effect::Answer {
+                request: flush.request,
+                outcome: Ok(Answer::Done),
+            });
+        } else {
+            self.unanswered
+                .push((flush.request, self.commit.answer_from));
+        }
+    }
+
+    pub(super) fn tick_cleaning(&mut self, effects: &mut Vec<Effect>) {
+        // Not while a cycle is under way: what was written since that one began must stay known.
+        if self.now >= self.cleaning.next && !self.stopping && self.cleaning.under_way.is_none() {
+            self.cleaning.next = self.now.saturating_add(self.settings.clean_interval);
+            let quiet = self.intent.begin_cleaning();
+            self.start_cleaning(quiet, effects);
+        }
+    }
+
+    /// Flushes every leg, so that the bits of `quiet` may be dropped and the array may be called clean.
+    fn start_cleaning(&mut self, mut quiet: ChunkSet, effects: &mut Vec<Effect>) {
+        if self.halted.is_some() {
+            return;
+        }
+        if !self.complete() {
+            quiet.clear();
+        }
+        for leg in &self.legs {
+            quiet.subtract(&leg.missing);
+        }
+        if quiet.is_empty() && (self.clean || !self.intent.untouched()) {
+            return;
+        }
+        let waiting = self.receiving();
+        self.cleaning.under_way = Some(Cycle { quiet, waiting });
+        for slot in waiting.iter() {
+            self.send(slot, Purpose::CleanFlush, Command::Flush, effects);
+        }
+    }
+
+    pub(super) fn clean_flush_done(
+        &mut self,
+        slot: Slot,
+        outcome: Outcome,
+        effects: &mut Vec<Effect>,
+    ) {
+        if let Err(failure) = outcome {
+            self.abandon_cleaning();
+            self.leg_failed(slot, format!("failed a flush: {}", failure.why), effects);
+            return;
+        }
+        let Some(cycle) = &mut self.cleaning.under_way else {
+            return;
+        };
+        cycle.waiting.remove(slot);
+        if !cycle.waiting.is_empty() {
+            return;
+        }
+        let Some(cycle) = self.cleaning.under_way.take() else {
+            return;
+        };
+        if self.complete()
+            && self.intent.drop_bits(&cycle.quiet) > 0
+            && self.in_sync().count() == self.legs.len()
+        {
+            self.events_cleared = self.events;
+        }
+        let resyncing = !self
+            .slots_in(&[LegState::Attaching, LegState::Resync, LegState::Finishing])
+            .is_empty();
+        if !self.clean && !resyncing && self.intent.untouched() {
+            self.clean = true;
+            self.superblock_changed();
+        }
+    }
+
+    /// A leg failed or joined: what the flushes promised no longer covers every leg.
+    pub(super) fn abandon_cleaning(&mut self) {
+        self.cleaning.under_way = None;
+        self.operations
+            .retain(|_, operation| operation.purpose != Purpose::CleanFlush);
+    }
+
+    /// While stopping: once nothing is under way, clean up and say so.
+    pub(super) fn proceed_stop(&mut self, effects: &mut Vec<Effect>) {
+        let busy = !self.jobs.is_empty()
+            || !self.unanswered.is_empty()
+            || self.cleaning.under_way.is_some();
+        if !self.stopping || self.stopped || busy {
+            return;
+        }
+        let resyncing = !self
+            .slots_in(&[LegState::Attaching, LegState::Resync, LegState::Finishing])
+            .is_empty();
+        if self.halted.is_none() && !self.clean && !resyncing {
+            self.intent.begin_cleaning();
+            let quiet = self.intent.begin_cleaning();
+            self.start_cleaning(quiet, effects);
+            return;
+        }
+        if self.halted.is_none() && !self.everything_is_durable() {
+            return;
+        }
+        self.stopped = true;
+        effects.push(Effect::Stopped);
+    }
+
+    fn everything_is_durable(&self) -> bool {
+        self.commit.durable == self.commit.version
+            && !self.intent.has_changes()
+            && !self
+                .operations
+                .values()
+                .any(|operation| operation.purpose == Purpose::Commit)
+    }
+}

@@ -1,0 +1,207 @@
+//! Writing metadata: bits and superblocks of all attached legs, one commit at a time, many changes in each.
+
+use super::*;
+
+use crate::raid1::intent::page_bytes;
+
+/// What is durable and what is on its way.
+#[derive(Debug, Default)]
+pub(super) struct CommitState {
+    /// Counts the changes of superblocks and records in memory.
+    pub(super) version: u64,
+    /// The last of them that is durable on every attached leg.
+    pub(super) durable: u64,
+    /// No write may be answered before this version is durable.
+    pub(super) answer_from: u64,
+    under_way: Option<UnderWay>,
+}
+
+#[derive(Debug)]
+struct UnderWay {
+    version: u64,
+    waiting: SlotSet,
+    /// Legs that got their whole bitmap and whose superblock said that they are being resynced, or need not be.
+    attaching: SlotSet,
+    /// Legs whose record said that they are in sync.
+    in_sync: SlotSet,
+}
+
+impl Engine {
+    /// Begins a commit if something changed and none is under way.
+    pub(super) fn start_commit(&mut self, effects: &mut Vec<Effect>) {
+        let attached = self.attached();
+        let whole: SlotSet = attached
+            .iter()
+            .filter(|slot| self.legs[slot.number()].needs_whole_bitmap)
+            .collect();
+        let superblock = self.commit.durable < self.commit.version;
+        let changed = superblock || self.intent.has_changes() || !whole.is_empty();
+        if !changed
+            || self.commit.under_way.is_some()
+            || self.halted.is_some()
+            || attached.is_empty()
+        {
+            return;
+        }
+        if superblock {
+            self.events += 1;
+        }
+        let mut pages = self.intent.begin_commit();
+        if superblock {
+            // The kernel takes a bitmap whose events are older than the superblock's for stale: keep them together.
+            pages.insert(0);
+        }
+        let shared = self.page_contents(pages.iter().copied());
+        for slot in attached.iter() {
+            let pages = if whole.contains(slot) {
+                self.whole_bitmap()
+            } else {
+                shared.clone()
+            };
+            let superblock = superblock.then(|| (self.record_of(slot), self.super_state_of(slot)));
+            let update = Update {
+                events: self.events,
+                events_cleared: self.events_cleared,
+                pages,
+                superblock,
+            };
+            let operation = self.operation(slot, Purpose::Commit);
+            effects.push(Effect::Metadata {
+                operation,
+                slot,
+                update,
+            });
+            self.legs[slot.number()].needs_whole_bitmap = false;
+        }
+        let version = self.commit.version;
+        let in_sync = if superblock {
+            self.in_sync()
+        } else {
+            SlotSet::EMPTY
+        };
+        self.commit.under_way = Some(UnderWay {
+            version,
+            waiting: attached,
+            attaching: whole,
+            in_sync,
+        });
+    }
+
+    fn page_contents(&self, pages: impl Iterator<Item = u32>) -> Vec<(u32, Bytes)> {
+        pages
+            .map(|page| {
+                let (first, length) = page_bytes(page);
+                (page, Bytes::from(self.intent.dirty().bytes(first, length)))
+            })
+            .collect()
+    }
+
+    fn whole_bitmap(&self) -> Vec<(u32, Bytes)> {
+        let last = crate::raid1::intent::page_of(self.shape.chunks().saturating_sub(1));
+        self.page_contents(0..=last)
+    }
+
+    /// What the record on the leg in `slot` has to say now.
+    fn record_of(&self, slot: Slot) -> LegRecord {
+        match self.state(slot) {
+            LegState::InSync => {
+                let mut generations = self.generations.clone();
+                generations.returned(slot.number());
+                LegRecord {
+                    generations,
+                    consistent: true,
+                }
+            }
+            _ => self.legs[slot.number()].record.clone(),
+        }
+    }
+
+    fn super_state_of(&self, slot: Slot) -> SuperState {
+        let recovering = match self.state(slot) {
+            LegState::InSync => false,
+            _ => !self.legs[slot.number()].record.consistent,
+        };
+        SuperState {
+            events: self.events,
+            clean: self.clean,
+            active: self.attached(),
+            recovering,
+        }
+    }
+
+    pub(super) fn commit_operation_done(
+        &mut self,
+        slot: Slot,
+        outcome: Outcome,
+        effects: &mut Vec<Effect>,
+    ) {
+        if let Err(failure) = outcome {
+            let reason = format!("its metadata can't be written: {}", failure.why);
+            if self.is_last_in_sync(slot) {
+                self.halt(format!("leg {slot}: {reason}"));
+                self.fail_unlaunched(effects);
+            }
+            self.leg_failed(slot, reason, effects);
+            return;
+        }
+        if let Some(under_way) = &mut self.commit.under_way {
+            under_way.waiting.remove(slot);
+        }
+        self.finish_commit(effects);
+    }
+
+    /// A leg was expelled: the commit does not wait for it any longer.
+    pub(super) fn forget_leg_in_commit(&mut self, slot: Slot, effects: &mut Vec<Effect>) {
+        if let Some(under_way) = &mut self.commit.under_way {
+            under_way.waiting.remove(slot);
+            under_way.attaching.remove(slot);
+            self.finish_commit(effects);
+        }
+        if self.halted.is_some() {
+            self.fail_unlaunched(effects);
+        }
+    }
+
+    fn finish_commit(&mut self, effects: &mut Vec<Effect>) {
+        let Some(under_way) = self
+            .commit
+            .under_way
+            .take_if(|under_way| under_way.waiting.is_empty())
+        else {
+            return;
+        };
+        self.intent.end_commit();
+        self.commit.durable = under_way.version;
+        self.welcome_returned_legs(under_way.in_sync);
+        for slot in under_way.attaching.iter() {
+            self.metadata_of_attaching_leg_written(slot);
+        }
+        self.answer_held_writes(effects);
+        self.launch_ready_writes(effects);
+    }
+
+    /// A leg that says durably that it is in sync is not away any more. Said earlier, a crash in between would leave it
+    /// with a generation that nobody remembers as its own.
+    fn welcome_returned_legs(&mut self, written: SlotSet) {
+        for slot in written.and(self.in_sync()).iter() {
+            if self.generations.away[slot.number()] != crate::mirror::generation::Generation::NONE {
+                self.generations.returned(slot.number());
+                self.superblock_changed();
+            }
+        }
+    }
+
+    /// Nothing can be made durable any more: what waits for it fails.
+    fn fail_unlaunched(&mut self, effects: &mut Vec<Effect>) {
+        for job in std::mem::take(&mut self.unlaunched) {
+            self.finish_write(job, effects);
+        }
+        for (request, _) in std::mem::take(&mut self.unanswered) {
+            let failure = Failure::new(Errno::EIO, "the mirror lost its last leg in sync");
+            effects.push(Effect::Answer {
+                request,
+                outcome: Err(failure),
+            });
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! Which legs take part: states, losses, expulsions, and when a new generation must be minted.
+
+use super::*;
+
+use crate::mirror::generation::Generation;
+
+impl Engine {
+    /// Size and division of the mirror.
+    pub fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    /// The slot of the leg on this node.
+    pub fn local(&self) -> Slot {
+        self.local
+    }
+
+    /// The event counter of the superblocks.
+    pub fn events(&self) -> u64 {
+        self.events
+    }
+
+    /// Whether the superblocks say "clean": no write since every leg was flushed.
+    pub fn is_clean(&self) -> bool {
+        self.clean
+    }
+
+    /// The chunks whose bit is set.
+    pub fn dirty(&self) -> &crate::raid1::chunks::ChunkSet {
+        self.intent.dirty()
+    }
+
+    /// The generations of the data of the legs in sync.
+    pub fn generations(&self) -> &Generations {
+        &self.generations
+    }
+
+    /// Why no write can be taken any more.
+    pub fn halted(&self) -> Option<&str> {
+        self.halted.as_deref()
+    }
+
+    /// How the leg in `slot` takes part.
+    pub fn state(&self, slot: Slot) -> LegState {
+        self.legs
+            .get(slot.number())
+            .map_or(LegState::Absent, |leg| leg.state)
+    }
+
+    /// Why the leg in `slot` was last expelled or refused, or why it had to be resynced in full.
+    pub fn reason(&self, slot: Slot) -> Option<&str> {
+        self.legs
+            .get(slot.number())
+            .and_then(|leg| leg.reason.as_deref())
+    }
+
+    /// The slots whose legs are in one of `states`.
+    pub(super) fn slots_in(&self, states: &[LegState]) -> SlotSet {
+        self.slots()
+            .filter(|slot| states.contains(&self.state(*slot)))
+            .collect()
+    }
+
+    /// All slots of the mirror.
+    pub(super) fn slots(&self) -> impl Iterator<Item = Slot> + use<> {
+        Slot::first(self.legs.len())
+    }
+
+    /// The legs that have every acknowledged block.
+    pub(super) fn in_sync(&self) -> SlotSet {
+        self.slots_in(&[LegState::InSync])
+    }
+
+    /// The legs that receive every write.
+    pub(super) fn receiving(&self) -> SlotSet {
+        self.slots_in(&[LegState::InSync, LegState::Resync, LegState::Finishing])
+    }
+
+    /// The legs whose metadata is kept up to date.
+    pub(super) fn attached(&self) -> SlotSet {
+        self.slots_in(&[
+            LegState::InSync,
+            LegState::Resync,
+            LegState::Finishing,
+            LegState::Attaching,
+        ])
+    }
+
+    /// Whether every slot has a leg that receives writes, so that no bit is needed for one that is away.
+    pub(super) fn complete(&self) -> bool {
+        self.receiving().count() == self.legs.len()
+    }
+
+    pub(super) fn leg_mut(&mut self, slot: Slot) -> Option<&mut Leg> {
+        self.legs.get_mut(slot.number())
+    }
+
+    /// The connection of a leg is gone.
+    pub(super) fn lost(&mut self, slot: Slot, reason: String, effects: &mut Vec<Effect>) {
+        if self.state(slot) == LegState::Absent {
+            return;
+        }
+        if self.is_last_in_sync(slot) {
+            self.halt(format!("its last leg in sync, {slot}, was lost: {reason}"));
+        }
+        self.expel(slot, reason, effects);
+    }
+
+    /// A leg failed or is too slow. The last leg in sync is kept: without it nobody could read at all.
+    pub(super) fn leg_failed(&mut self, slot: Slot, reason: String, effects: &mut Vec<Effect>) {
+        if !self.is_last_in_sync(slot) {
+            self.expel(slot, reason, effects);
+        }
+    }
+
+    pub(super) fn is_last_in_sync(&self, slot: Slot) -> bool {
+        self.state(slot) == LegState::InSync && self.in_sync().count() == 1
+    }
+
+    /// No write can be taken any more, because nobody could say afterwards where it went.
+    pub(super) fn halt(&mut self, why: String) {
+        self.halted.get_or_insert(why);
+    }
+
+    fn expel(&mut self, slot: Slot, reason: String, effects: &mut Vec<Effect>) {
+        let Some(leg) = self.leg_mut(slot) else {
+            return;
+        };
+        leg.state = LegState::Absent;
+        leg.reason = Some(reason.clone());
+        leg.needs_whole_bitmap = false;
+        leg.missing.clear();
+        self.forget_copies_to(slot);
+        effects.push(Effect::Expel { slot, reason });
+        self.superblock_changed();
+        // Writes under way were sent under a membership that no longer holds. They may not be answered before the new
+        // one, with a generation of its own, is durable: else a node that took over from the expelled leg would look
+        // as new as we do, and what was acknowledged here alone would be overwritten.
+        if self.jobs.values().any(|job| matches!(job, Job::Write(_))) || !self.unanswered.is_empty()
+        {
+            self.mint_if_needed();
+        }
+        self.commit.answer_from = self.commit.version;
+
+        self.abandon_cleaning();
+        self.forget_leg_in_commit(slot, effects);
+        let orphans: Vec<(OperationId, Purpose)> = self
+            .operations
+            .iter()
+            .filter(|(_, operation)| operation.slot == slot)
+            .map(|(id, operation)| (*id, operation.purpose))
+            .collect();
+        for (id, purpose) in orphans {
+            self.operations.remove(&id);
+            if let Purpose::Job(job) = purpose {
+                let failure = Failure::new(Errno::EIO, "the leg was expelled");
+                self.job_operation_done(job, slot, Err(failure), effects);
+            }
+        }
+    }
+
+    /// Mints a new generation if the legs that receive writes are fewer than those that share the current one.
+    pub(super) fn mint_if_needed(&mut self) {
+        let in_sync = self.in_sync();
+        if in_sync.is_empty() || self.members.without(in_sync).is_empty() {
+            return;
+        }
+        let new = Generation(self.ids.draw());
+        let absent: Vec<usize> = self
+            .slots()
+            .filter(|slot| !in_sync.contains(*slot))
+            .map(Slot::number)
+            .collect();
+        self.generations.mint(new, absent.into_iter());
+        self.members = in_sync;
+        self.superblock_changed();
+    }
+
+    /// The superblocks and records on disk no longer say what is so.
+    pub(super) fn superblock_changed(&mut self) {
+        self.commit.version += 1;
+    }
+}

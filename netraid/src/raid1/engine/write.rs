@@ -1,0 +1,192 @@
+//! The path of a write: wait for older overlapping ones, make its bits durable, send it to every leg, answer.
+
+use super::*;
+
+/// One write, or zeroing, of the application.
+#[derive(Debug)]
+pub(super) struct WriteJob {
+    request: RequestId,
+    command: Command,
+    offset: u64,
+    length: u64,
+    /// Its place among overlapping writes; set once its turn has come.
+    pub(super) ticket: Option<Ticket>,
+    /// The metadata version that must be durable before it is sent.
+    required: u64,
+    waiting: SlotSet,
+    done: SlotSet,
+    /// Whether it holds its chunks' bits.
+    holding: bool,
+    failure: Option<Failure>,
+}
+
+impl Engine {
+    pub(super) fn queue_write(&mut self, request: RequestId, command: Command) {
+        let Some((offset, length)) = command.range() else {
+            return;
+        };
+        let job = self.new_job(Job::Write(WriteJob {
+            request,
+            command,
+            offset,
+            length,
+            ticket: None,
+            required: 0,
+            waiting: SlotSet::EMPTY,
+            done: SlotSet::EMPTY,
+            holding: false,
+            failure: None,
+        }));
+        self.admit(job, offset, length);
+    }
+
+    pub(super) fn admit(&mut self, job: JobId, offset: u64, length: u64) {
+        if let nbd_server::range_lock::Admission::Start(ticket, job) =
+            self.ranges.admit((), offset, length, job)
+        {
+            match self.jobs.get_mut(&job) {
+                Some(Job::Write(write)) => write.ticket = Some(ticket),
+                Some(Job::Copy(copy)) => copy.ticket = Some(ticket),
+                _ => {}
+            }
+            self.runnable.push_back(job);
+        }
+    }
+
+    /// Its turn among overlapping writes has come: see to its metadata, then send it.
+    pub(super) fn prepare_write(&mut self, job: JobId, effects: &mut Vec<Effect>) {
+        let Some(Job::Write(write)) = self.jobs.get_mut(&job) else {
+            return;
+        };
+        if self.halted.is_some() {
+            self.finish_write(job, effects);
+            return;
+        }
+        write.holding = true;
+        let chunks = self.shape.chunks_of(write.offset, write.length);
+        let durable = self.intent.hold(chunks);
+        if self.clean {
+            self.clean = false;
+            self.superblock_changed();
+        }
+        self.mint_if_needed();
+        let required = self.commit.version;
+        if durable && self.commit.durable >= required {
+            self.launch_write(job, effects);
+        } else if let Some(Job::Write(write)) = self.jobs.get_mut(&job) {
+            write.required = required;
+            self.unlaunched.push_back(job);
+        }
+    }
+
+    pub(super) fn launch_ready_writes(&mut self, effects: &mut Vec<Effect>) {
+        for job in std::mem::take(&mut self.unlaunched) {
+            let Some(Job::Write(write)) = self.jobs.get(&job) else {
+                continue;
+            };
+            let chunks = self.shape.chunks_of(write.offset, write.length);
+            if self.commit.durable >= write.required && self.intent.is_durable(chunks) {
+                self.launch_write(job, effects);
+            } else {
+                self.unlaunched.push_back(job);
+            }
+        }
+    }
+
+    fn launch_write(&mut self, job: JobId, effects: &mut Vec<Effect>) {
+        let targets = self.receiving();
+        let Some(Job::Write(write)) = self.jobs.get_mut(&job) else {
+            return;
+        };
+        let command = write.command.clone();
+        write.waiting = targets;
+        // Remote legs first: the shell performs effects in order, and a local write may keep it for a while.
+        let local = self.local;
+        for slot in targets.iter().filter(|slot| *slot != local) {
+            self.send(slot, Purpose::Job(job), command.clone(), effects);
+        }
+        if targets.contains(local) {
+            self.send(local, Purpose::Job(job), command, effects);
+        }
+        if targets.is_empty() {
+            self.finish_write(job, effects);
+        }
+    }
+
+    pub(super) fn write_operation_done(
+        &mut self,
+        job: JobId,
+        slot: Slot,
+        outcome: Outcome,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(Job::Write(write)) = self.jobs.get_mut(&job) else {
+            return;
+        };
+        match outcome {
+            Ok(_) => write.done.insert(slot),
+            Err(failure) => {
+                let reason = format!("failed a write at {}: {}", write.offset, failure.why);
+                write.failure = Some(failure);
+                if self.state(slot) != LegState::Absent {
+                    self.leg_failed(slot, reason, effects);
+                }
+            }
+        }
+        let Some(Job::Write(write)) = self.jobs.get_mut(&job) else {
+            return;
+        };
+        if write.waiting.remove(slot) && write.waiting.is_empty() {
+            self.finish_write(job, effects);
+        }
+    }
+
+    /// The write is over on every leg that it was sent to (perhaps none).
+    pub(super) fn finish_write(&mut self, job: JobId, effects: &mut Vec<Effect>) {
+        let Some(Job::Write(write)) = self.jobs.remove(&job) else {
+            return;
+        };
+        if write.holding {
+            self.intent
+                .release(self.shape.chunks_of(write.offset, write.length));
+        }
+        self.release_range(write.ticket);
+        if write.done.and(self.in_sync()).is_empty() {
+            self.copy_again(self.shape.chunks_of(write.offset, write.length));
+            let failure = write.failure.unwrap_or_else(|| {
+                let why = self
+                    .halted
+                    .clone()
+                    .unwrap_or_else(|| "no leg is in sync".into());
+                Failure::new(Errno::EIO, why)
+            });
+            effects.push(Effect::Answer {
+                request: write.request,
+                outcome: Err(failure),
+            });
+        } else if self.commit.durable >= self.commit.answer_from {
+            effects.push(Effect::Answer {
+                request: write.request,
+                outcome: Ok(Answer::Done),
+            });
+        } else {
+            self.unanswered
+                .push((write.request, self.commit.answer_from));
+        }
+    }
+
+    /// Answers the writes that waited only for an expulsion to be durable.
+    pub(super) fn answer_held_writes(&mut self, effects: &mut Vec<Effect>) {
+        let durable = self.commit.durable;
+        self.unanswered.retain(|(request, version)| {
+            if durable < *version {
+                return true;
+            }
+            effects.push(Effect::Answer {
+                request: *request,
+                outcome: Ok(Answer::Done),
+            });
+            false
+        });
+    }
+}

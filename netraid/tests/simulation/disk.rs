@@ -1,0 +1,135 @@
+//! One simulated disk: a volatile cache over stable blocks, and metadata as it would be read back after a crash.
+
+use netraid::raid1::chunks::ChunkSet;
+use netraid::raid1::engine::Update;
+use netraid::raid1::intent::page_bytes;
+use netraid::raid1::leg::{LegImage, LegRecord, SuperState};
+
+use crate::random::Random;
+
+/// Bytes of a block: each holds the number of the write that wrote it last.
+pub const BLOCK: u64 = 4;
+
+/// A disk with its metadata.
+#[derive(Clone, Debug)]
+pub struct Disk {
+    /// What a read returns.
+    pub cache: Vec<u32>,
+    /// What a power failure leaves at worst.
+    pub stable: Vec<u32>,
+    bits: Vec<u8>,
+    chunks: u64,
+    record: LegRecord,
+    superblock: Option<SuperState>,
+}
+
+/// One durable step of a metadata update; a crash can come between any two.
+#[derive(Clone, Debug)]
+pub enum MetadataStep {
+    Page(u32, Vec<u8>),
+    Superblock(LegRecord, SuperState),
+}
+
+/// The steps of an update, in the order in which a shell must make them durable.
+pub fn steps(update: &Update) -> Vec<MetadataStep> {
+    let pages = update
+        .pages
+        .iter()
+        .map(|(page, bytes)| MetadataStep::Page(*page, bytes.to_vec()));
+    let last = update
+        .superblock
+        .iter()
+        .map(|(record, state)| MetadataStep::Superblock(record.clone(), state.clone()));
+    pages.chain(last).collect()
+}
+
+impl Disk {
+    /// A blank disk with arbitrary content.
+    pub fn blank(blocks: u64, chunks: u64, content: u32) -> Disk {
+        Disk {
+            cache: vec![content; blocks as usize],
+            stable: vec![content; blocks as usize],
+            bits: vec![0; chunks.div_ceil(8) as usize],
+            chunks,
+            record: LegRecord::default(),
+            superblock: None,
+        }
+    }
+
+    pub fn format(&mut self, image: LegImage) {
+        self.bits = image.dirty.bytes(0, self.bits.len());
+        self.record = image.record;
+        self.superblock = Some(image.superblock);
+    }
+
+    /// What a node reads when it opens the disk; `None` while it is blank.
+    pub fn image(&self) -> Option<LegImage> {
+        let superblock = self.superblock.clone()?;
+        Some(LegImage {
+            superblock,
+            record: self.record.clone(),
+            dirty: self.dirty(),
+        })
+    }
+
+    pub fn dirty(&self) -> ChunkSet {
+        ChunkSet::from_bytes(self.chunks, &self.bits)
+    }
+
+    pub fn is_dirty(&self, chunk: u64) -> bool {
+        self.bits[(chunk / 8) as usize] & 1 << (chunk % 8) != 0
+    }
+
+    pub fn record(&self) -> &LegRecord {
+        &self.record
+    }
+
+    pub fn apply_metadata(&mut self, step: &MetadataStep) {
+        match step {
+            MetadataStep::Page(page, bytes) => {
+                let (first, length) = page_bytes(*page);
+                let end = self.bits.len().min(first + length);
+                if first < end {
+                    self.bits[first..end].copy_from_slice(&bytes[..end - first]);
+                }
+            }
+            MetadataStep::Superblock(record, state) => {
+                self.record = record.clone();
+                self.superblock = Some(state.clone());
+            }
+        }
+    }
+
+    pub fn write(&mut self, offset: u64, data: &[u8], durable: bool) {
+        for (index, bytes) in data.chunks(BLOCK as usize).enumerate() {
+            let block = (offset / BLOCK) as usize + index;
+            self.cache[block] = u32::from_le_bytes(bytes.try_into().unwrap());
+            if durable {
+                self.stable[block] = self.cache[block];
+            }
+        }
+    }
+
+    pub fn read(&self, offset: u64, length: u64) -> Vec<u8> {
+        let first = (offset / BLOCK) as usize;
+        self.cache[first..first + (length / BLOCK) as usize]
+            .iter()
+            .flat_map(|block| block.to_le_bytes())
+            .collect()
+    }
+
+    pub fn flush(&mut self) {
+        self.stable.clone_from(&self.cache);
+    }
+
+    /// Power failure: each block that was not flushed is either written or not.
+    pub fn lose_power(&mut self, random: &mut Random) {
+        for (cached, stable) in self.cache.iter_mut().zip(&mut self.stable) {
+            if random.chance(50) {
+                *stable = *cached;
+            } else {
+                *cached = *stable;
+            }
+        }
+    }
+}
