@@ -15,6 +15,8 @@ pub mod pending;
 pub mod reply;
 pub mod request;
 pub mod session;
+#[cfg(test)]
+mod testing;
 pub mod text;
 mod wire;
 

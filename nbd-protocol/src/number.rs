@@ -334,3 +334,50 @@ flags! {
         DONE = 0;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_show_their_names_and_unknown_ones_in_hexadecimal() {
+        assert_eq!(format!("{:?} {}", Opt::GO, Opt(0x1234)), "GO 0x1234");
+        assert_eq!(
+            format!("{:?} {:?}", Rep::ERR_UNKNOWN, Rep(9)),
+            "ERR_UNKNOWN 0x9"
+        );
+        assert_eq!(
+            format!("{:?}", ChunkType::BLOCK_STATUS_EXT),
+            "BLOCK_STATUS_EXT"
+        );
+    }
+
+    #[test]
+    fn flags_show_their_names_and_what_is_left() {
+        let flags = CommandFlags::FUA | CommandFlags::DF | CommandFlags(0x4000);
+        assert_eq!(format!("{flags:?}"), "FUA|DF|0x4000");
+        assert_eq!(
+            format!("{:?} {:?}", CommandFlags::NONE, CommandFlags(0x80)),
+            "0x0 0x80"
+        );
+        assert!(flags.contains(CommandFlags::FUA | CommandFlags::DF));
+        assert!(!flags.contains(CommandFlags::FUA | CommandFlags::NO_HOLE));
+        assert_eq!(flags.without(CommandFlags::FUA), CommandFlags(0x4004));
+    }
+
+    #[test]
+    fn errors_are_told_by_their_highest_bit() {
+        for reply in Rep::NAMED {
+            assert_eq!(reply.is_error(), format!("{reply:?}").starts_with("ERR"));
+        }
+        for chunk in ChunkType::NAMED {
+            assert_eq!(chunk.is_error(), format!("{chunk:?}").starts_with("ERROR"));
+        }
+    }
+
+    #[test]
+    fn magic_numbers_are_what_they_spell() {
+        assert_eq!(&NBDMAGIC.to_be_bytes(), b"NBDMAGIC");
+        assert_eq!(&IHAVEOPT.to_be_bytes(), b"IHAVEOPT");
+    }
+}

@@ -5,3 +5,6 @@ mod request;
 
 pub use reply::{InfoReply, OptionReply, ReplyHeader};
 pub use request::{ClientOption, InfoRequest, MetaRequest, OptionHeader};
+
+#[cfg(test)]
+mod tests;

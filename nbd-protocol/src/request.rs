@@ -197,3 +197,163 @@ impl StatusPayload {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::testing::{STYLES, hex, request, style};
+
+    fn any_header() -> impl Strategy<Value = RequestHeader> {
+        let fields = (
+            any::<u16>(),
+            any::<u16>(),
+            any::<u64>(),
+            any::<u64>(),
+            any::<u64>(),
+        );
+        fields.prop_map(|(flags, kind, cookie, offset, length)| RequestHeader {
+            flags: CommandFlags(flags),
+            kind: CommandType(kind),
+            cookie,
+            offset,
+            length,
+        })
+    }
+
+    #[test]
+    fn golden_compact_request_message() {
+        let mut header = request(CommandType::WRITE, 0x1122_3344_5566_7788, 0x1000);
+        header.flags = CommandFlags::FUA;
+        let bytes = hex("25609513 0001 0001 0102030405060708 1122334455667788 00001000");
+        assert_eq!(header.compact().unwrap().as_slice(), bytes);
+        for style in [HeaderStyle::Simple, HeaderStyle::Structured] {
+            assert_eq!(RequestHeader::decode(style, &bytes), Ok(Some(header)));
+        }
+    }
+
+    #[test]
+    fn golden_extended_request_message() {
+        let mut header = request(CommandType::WRITE_ZEROES, 0x1122_3344_5566_7788, 1 << 33);
+        header.flags = CommandFlags::NO_HOLE | CommandFlags::FAST_ZERO;
+        let bytes = hex("21e41c71 0012 0006 0102030405060708 1122334455667788 0000000200000000");
+        assert_eq!(header.extended().as_slice(), bytes);
+        assert_eq!(
+            RequestHeader::decode(HeaderStyle::Extended, &bytes),
+            Ok(Some(header))
+        );
+    }
+
+    #[test]
+    fn wrong_magic_is_found_with_its_fourth_byte() {
+        let compact = hex("25609513");
+        let extended = hex("21e41c71");
+        for style in STYLES {
+            let (right, wrong) = match style {
+                HeaderStyle::Extended => (&extended, &compact),
+                _ => (&compact, &extended),
+            };
+            assert_eq!(RequestHeader::decode(style, right), Ok(None));
+            assert_eq!(RequestHeader::decode(style, &wrong[..3]), Ok(None));
+            assert!(matches!(
+                RequestHeader::decode(style, wrong),
+                Err(DecodeError::Magic { .. })
+            ));
+        }
+    }
+
+    #[test]
+    fn a_length_above_32_bits_is_not_cut_off_by_a_compact_header() {
+        let mut out = Vec::new();
+        let header = request(CommandType::TRIM, 0, 1 << 32);
+        assert!(header.encode(HeaderStyle::Structured, &mut out).is_err());
+        assert!(out.is_empty());
+    }
+
+    #[test]
+    fn a_write_claiming_4_gib_is_refused_before_any_byte_of_it() {
+        let header = request(CommandType::WRITE, 0, u64::from(u32::MAX));
+        for style in STYLES {
+            assert!(matches!(
+                header.payload_length(style),
+                Err(DecodeError::TooLong {
+                    limit: 0x400_0000,
+                    ..
+                })
+            ));
+        }
+        let most = request(CommandType::WRITE, 0, u64::from(MAX_PAYLOAD));
+        assert_eq!(most.payload_length(HeaderStyle::Simple), Ok(MAX_PAYLOAD));
+    }
+
+    #[test]
+    fn an_unexpected_payload_is_announced_by_its_flag_with_extended_headers_only() {
+        let mut header = request(CommandType::READ, 0, 512);
+        assert_eq!(header.payload_length(HeaderStyle::Extended), Ok(0));
+        header.flags = CommandFlags::PAYLOAD_LEN;
+        assert_eq!(header.payload_length(HeaderStyle::Extended), Ok(512));
+        assert_eq!(header.payload_length(HeaderStyle::Structured), Ok(0));
+    }
+
+    #[test]
+    fn golden_nbd_cmd_block_status_payload() {
+        let payload = StatusPayload {
+            effect_length: 1 << 20,
+            contexts: vec![3, 1],
+        };
+        let bytes = hex("0000000000100000 00000003 00000001");
+        let mut out = Vec::new();
+        payload.encode(&mut out);
+        assert_eq!(out, bytes);
+        assert_eq!(StatusPayload::decode(&bytes), Ok(payload));
+    }
+
+    #[test]
+    fn a_status_payload_with_a_repeated_id_or_an_odd_length_is_an_error() {
+        let twice = hex("0000000000100000 00000003 00000003");
+        assert!(matches!(
+            StatusPayload::decode(&twice),
+            Err(DecodeError::Value { value: 3, .. })
+        ));
+        let odd = hex("0000000000100000 000000");
+        assert!(matches!(
+            StatusPayload::decode(&odd),
+            Err(DecodeError::Trailing { extra: 3, .. })
+        ));
+        assert!(matches!(
+            StatusPayload::decode(&[]),
+            Err(DecodeError::Truncated { .. })
+        ));
+        let many = vec![0; 8 + 4 * (crate::limit::MAX_STATUS_IDS + 1)];
+        assert!(matches!(
+            StatusPayload::decode(&many),
+            Err(DecodeError::TooLong { .. })
+        ));
+    }
+
+    proptest! {
+        #[test]
+        fn any_request_survives_the_wire(style in style(), mut header in any_header()) {
+            if style != HeaderStyle::Extended {
+                header.length &= u64::from(u32::MAX);
+            }
+            let mut bytes = Vec::new();
+            header.encode(style, &mut bytes).unwrap();
+            prop_assert_eq!(bytes.len(), RequestHeader::size(style));
+            for end in 0..bytes.len() {
+                prop_assert_eq!(RequestHeader::decode(style, &bytes[..end]), Ok(None));
+            }
+            bytes.push(0xff);
+            prop_assert_eq!(RequestHeader::decode(style, &bytes), Ok(Some(header)));
+        }
+
+        #[test]
+        fn any_bytes_do_not_panic(style in style(), bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+            if let Ok(Some(header)) = RequestHeader::decode(style, &bytes) {
+                let _ = header.payload_length(style);
+            }
+            let _ = StatusPayload::decode(&bytes);
+        }
+    }
+}

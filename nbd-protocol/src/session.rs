@@ -78,3 +78,54 @@ impl FromStr for Session {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const NAME: &str = "x-netraid:session:00112233-4455-6677-8899-aabbccddeeff:42";
+
+    #[test]
+    fn a_session_has_one_spelling() {
+        let session = Session {
+            client: 0x0011_2233_4455_6677_8899_aabb_ccdd_eeff,
+            generation: 42,
+        };
+        assert_eq!(session.to_string(), NAME);
+        assert_eq!(NAME.parse(), Ok(session));
+        for other in [
+            NAME.replace("aabb", "AABB"),
+            NAME.replace('-', ""),
+            NAME.replace(":42", ":042"),
+            NAME.replace(":42", ":+42"),
+            NAME.replace(":42", ":"),
+            NAME.replace(":42", ":18446744073709551616"),
+            NAME.replace("0011", "+011"),
+            NAME.replace("x-netraid", "netraid"),
+            format!("{NAME} "),
+            "x-netraid:session:".to_owned(),
+            String::new(),
+        ] {
+            assert_eq!(other.parse::<Session>(), Err(NotASession), "{other}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_session_survives_its_name(client: u128, generation: u64) {
+            let session = Session { client, generation };
+            prop_assert_eq!(session.to_string().parse(), Ok(session));
+        }
+
+        #[test]
+        fn any_name_that_is_taken_is_the_one_that_is_written(
+            name in "x-netraid:session:[0-9a-fA-F-]{30,40}:[0-9+]{0,22}",
+        ) {
+            if let Ok(session) = name.parse::<Session>() {
+                prop_assert_eq!(session.to_string(), name);
+            }
+        }
+    }
+}

@@ -42,3 +42,39 @@ fn floor(text: &str, limit: usize) -> usize {
 fn is_direction(character: char) -> bool {
     matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_forged_log_line_is_shown_as_what_it_is() {
+        let forged = "ok\n2026 ERROR \u{202e}\x1b[2J";
+        assert_eq!(
+            printable(forged.as_bytes()),
+            "ok\\u{a}2026 ERROR \\u{202e}\\u{1b}[2J"
+        );
+    }
+
+    #[test]
+    fn what_is_sent_ends_before_a_nul_and_at_a_whole_character() {
+        assert_eq!(sendable("a\0b"), "a");
+        let long = "ä".repeat(MAX_STRING);
+        assert_eq!(sendable(&long).len(), MAX_STRING);
+        let odd = format!("x{long}");
+        assert_eq!(sendable(&odd).len(), MAX_STRING - 1);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_shown_bounded_and_without_control_characters(
+            bytes in proptest::collection::vec(any::<u8>(), 0..3000),
+        ) {
+            let shown = printable(&bytes);
+            prop_assert!(shown.len() <= MAX_SHOWN);
+            prop_assert!(!shown.chars().any(|c| c.is_control()));
+        }
+    }
+}
