@@ -27,6 +27,8 @@ pub struct Finished {
     pub status: ExitStatus,
     /// Its standard output; bytes that are not UTF-8 are replaced.
     pub stdout: String,
+    /// Its standard output as it came.
+    pub stdout_bytes: Vec<u8>,
     /// Its standard error; bytes that are not UTF-8 are replaced.
     pub stderr: String,
 }
@@ -96,14 +98,14 @@ pub fn run_with_input(command: &mut Command, input: Vec<u8>, deadline: Duration)
     }
     let status = child.wait().expect("wait for a program that I started");
     feeder.join().expect("the feeding thread");
-    let text = |thread: thread::JoinHandle<Vec<u8>>| {
-        String::from_utf8_lossy(&thread.join().expect("the reading thread")).into_owned()
-    };
+    let stdout_bytes = stdout.join().expect("the reading thread");
+    let stderr_bytes = stderr.join().expect("the reading thread");
     let finished = Finished {
         command: shown,
         status,
-        stdout: text(stdout),
-        stderr: text(stderr),
+        stdout: String::from_utf8_lossy(&stdout_bytes).into_owned(),
+        stdout_bytes,
+        stderr: String::from_utf8_lossy(&stderr_bytes).into_owned(),
     };
     assert!(in_time, "still running after {deadline:?}: {finished}");
     finished

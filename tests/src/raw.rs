@@ -214,6 +214,11 @@ impl Raw {
         }
     }
 
+    /// How long one write waits before it fails.
+    pub fn set_write_timeout(&self, limit: Duration) -> io::Result<()> {
+        self.stream.set_write_timeout(limit)
+    }
+
     /// Whether the server ends the connection within `limit`; what it still sends is thrown away.
     pub fn is_closed_within(&mut self, limit: Duration) -> bool {
         let started = std::time::Instant::now();

@@ -91,6 +91,14 @@ impl Connection {
             Connection::Tcp(stream) => stream.set_read_timeout(Some(limit)),
         }
     }
+
+    /// How long one write waits before it fails.
+    pub fn set_write_timeout(&self, limit: Duration) -> io::Result<()> {
+        match self {
+            Connection::Unix(stream) => stream.set_write_timeout(Some(limit)),
+            Connection::Tcp(stream) => stream.set_write_timeout(Some(limit)),
+        }
+    }
 }
 
 impl Read for Connection {
