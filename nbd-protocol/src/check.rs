@@ -311,3 +311,6 @@ fn check_payload(length: u64, shape: &ExportShape) -> Result<u32, Failure> {
 fn invalid(why: &'static str) -> Failure {
     Failure::new(Errno::EINVAL, why)
 }
+
+#[cfg(test)]
+mod tests;

@@ -311,3 +311,6 @@ impl Pending {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
