@@ -141,10 +141,9 @@ impl Client {
 
     /// Reads `length` bytes at `offset`.
     pub async fn read(&self, offset: u64, length: usize) -> Result<Bytes, Error> {
-        let mut pieces = Pieces::new(offset, length as u64, self.payload_step()).peekable();
         let mut window = Window::new(PIECES_AT_ONCE);
         let mut whole: Option<(Buffer, usize)> = None;
-        while let Some((offset, piece)) = pieces.next() {
+        for (offset, piece) in Pieces::new(offset, length as u64, self.payload_step()) {
             let command = Command::Read {
                 offset,
                 length: piece as u32,

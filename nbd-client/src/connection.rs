@@ -13,6 +13,8 @@ mod lost;
 mod outgoing;
 mod receiver;
 mod request;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -27,6 +29,7 @@ use nbd_protocol::number::{CommandFlags, CommandType};
 use nbd_protocol::session::Session;
 use nbd_protocol::{HeaderStyle, RequestHeader};
 
+pub(crate) use handshake::negotiate;
 pub use handshake::{Context, Export, OpenError};
 pub use lost::{BUSY, LOST, Lost, NOT_SENT, TIMED_OUT, is_connection_failure};
 

@@ -3,6 +3,7 @@
 
 pub mod client;
 pub mod connection;
+pub mod query;
 pub mod target;
 pub mod uri;
 

@@ -162,7 +162,7 @@ pub(super) fn open(target: &Target, options: &Options) -> Result<Opened, OpenErr
 }
 
 /// Runs one handshake to its end, whatever it is for.
-pub(super) fn negotiate(
+pub(crate) fn negotiate(
     target: &Target,
     wants: ClientWants,
     options: &Options,

@@ -1,5 +1,5 @@
 //! Starts other NBD servers for tests, and stops exactly those.
-#![allow(dead_code, reason = "each test file uses a part")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses a part")]
 
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -7,10 +7,14 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nbd_client::Target;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 
 /// A running server; killed, by its own process id, when dropped.
 pub struct Server {
     child: Child,
+    /// A server that detaches itself: leader of its process group.
+    detached: Option<Pid>,
     pub socket: PathBuf,
 }
 
@@ -20,6 +24,9 @@ impl Server {
     }
 
     pub fn kill(&mut self) {
+        if let Some(leader) = self.detached.take() {
+            let _ = killpg(leader, Signal::SIGKILL);
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
         let _ = std::fs::remove_file(&self.socket);
@@ -89,9 +96,44 @@ pub fn nbd_server(directory: &Path, image: &Path, options: &str) -> Option<Serve
         image.display()
     );
     std::fs::write(&configuration, text).unwrap();
+    let pid_file = directory.join("nbd-server.pid");
     let mut command = Command::new("nbd-server");
-    command.arg("-d").arg("-C").arg(&configuration);
-    Some(start(command, socket))
+    command
+        .arg("-C")
+        .arg(&configuration)
+        .arg("-p")
+        .arg(&pid_file);
+    // It detaches itself: the child ends, and its own child writes the file before it listens.
+    let child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut server = Server {
+        child,
+        detached: None,
+        socket,
+    };
+    wait_until("nbd-server listens", || {
+        UnixStream::connect(&server.socket).is_ok()
+    });
+    server.detached = std::fs::read_to_string(&pid_file)
+        .unwrap()
+        .trim()
+        .parse()
+        .ok()
+        .map(Pid::from_raw);
+    assert!(server.detached.is_some());
+    Some(server)
+}
+
+/// Looks again and again until `condition` holds; fails after 10 seconds.
+pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited in vain: {what}");
+        std::thread::sleep(Duration::from_millis(3));
+    }
 }
 
 fn start(mut command: Command, socket: PathBuf) -> Server {
@@ -100,15 +142,17 @@ fn start(mut command: Command, socket: PathBuf) -> Server {
         .stdout(Stdio::null())
         .spawn()
         .unwrap();
-    let mut server = Server { child, socket };
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while UnixStream::connect(&server.socket).is_err() {
+    let mut server = Server {
+        child,
+        detached: None,
+        socket,
+    };
+    wait_until("the server listens", || {
         if let Some(status) = server.child.try_wait().unwrap() {
             panic!("{command:?} ended with {status}");
         }
-        assert!(Instant::now() < deadline, "{command:?} does not listen");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+        UnixStream::connect(&server.socket).is_ok()
+    });
     server
 }
 
