@@ -15,7 +15,8 @@ pub const MAX_FREE_BYTES: usize = 8 << 20;
 /// Size classes in bytes. Requests above the largest are allocated and freed directly.
 const CLASSES: [usize; 6] = [4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 2 << 20];
 
-static FREE: [Mutex<Vec<Vec<u8>>>; CLASSES.len()] = [const { Mutex::new(Vec::new()) }; CLASSES.len()];
+static FREE: [Mutex<Vec<Vec<u8>>>; CLASSES.len()] =
+    [const { Mutex::new(Vec::new()) }; CLASSES.len()];
 static FREE_BYTES: AtomicUsize = AtomicUsize::new(0);
 
 /// An owned, initialised buffer of exactly the length asked for; returns to the pool when dropped.
@@ -31,9 +32,15 @@ impl Buffer {
     /// Takes a buffer of `length` bytes. The caller has already checked `length` against its own limit.
     pub fn take(length: usize) -> Buffer {
         let Some(class) = class_holding(length) else {
-            return Buffer { storage: vec![0; length], length };
+            return Buffer {
+                storage: vec![0; length],
+                length,
+            };
         };
-        let reused = FREE[class].lock().unwrap_or_else(|poisoned| poisoned.into_inner()).pop();
+        let reused = FREE[class]
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+            .pop();
         let storage = match reused {
             Some(storage) => {
                 FREE_BYTES.fetch_sub(CLASSES[class], Ordering::Relaxed);
@@ -58,13 +65,18 @@ impl Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         let size = self.storage.len();
-        let Some(class) = CLASSES.iter().position(|class| *class == size) else { return };
+        let Some(class) = CLASSES.iter().position(|class| *class == size) else {
+            return;
+        };
         if FREE_BYTES.fetch_add(size, Ordering::Relaxed) + size > MAX_FREE_BYTES {
             FREE_BYTES.fetch_sub(size, Ordering::Relaxed);
             return;
         }
         let storage = std::mem::take(&mut self.storage);
-        FREE[class].lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(storage);
+        FREE[class]
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+            .push(storage);
     }
 }
 
@@ -85,6 +97,15 @@ impl Deref for Buffer {
 impl DerefMut for Buffer {
     fn deref_mut(&mut self) -> &mut [u8] {
         &mut self.storage[..self.length]
+    }
+}
+
+/// Frees every buffer that is kept for reuse.
+pub fn release_free() {
+    for (class, free) in FREE.iter().enumerate() {
+        let gone =
+            std::mem::take(&mut *free.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
+        FREE_BYTES.fetch_sub(gone.len() * CLASSES[class], Ordering::Relaxed);
     }
 }
 

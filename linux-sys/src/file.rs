@@ -7,7 +7,10 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 ///
 /// `WouldBlock` says that the disk is needed; `Unsupported` that this file cannot tell. Short reads are possible.
 pub fn read_cached(file: BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-    let piece = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    let piece = libc::iovec {
+        iov_base: buffer.as_mut_ptr().cast(),
+        iov_len: buffer.len(),
+    };
     let offset = i64::try_from(offset).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
     // SAFETY: `piece` describes `buffer`, which is borrowed exclusively for the whole call; the kernel writes at most
     // its length into it.
@@ -19,7 +22,10 @@ pub fn read_cached(file: BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> io::
 /// Writes at `offset` and returns when the data (and what is needed to read it back) is on stable storage
 /// (`RWF_DSYNC`: as if the file were open with `O_DSYNC`, for this call alone). Short writes are possible.
 pub fn write_durable(file: BorrowedFd<'_>, data: &[u8], offset: u64) -> io::Result<usize> {
-    let piece = libc::iovec { iov_base: data.as_ptr().cast_mut().cast(), iov_len: data.len() };
+    let piece = libc::iovec {
+        iov_base: data.as_ptr().cast_mut().cast(),
+        iov_len: data.len(),
+    };
     let offset = i64::try_from(offset).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
     // SAFETY: `piece` describes `data`, borrowed for the whole call; pwritev2 only reads from it.
     #[allow(unsafe_code)]
@@ -41,9 +47,7 @@ pub fn block_device_size(file: BorrowedFd<'_>) -> io::Result<u64> {
     let mut size = 0;
     // SAFETY: BLKGETSIZE64 writes one u64 through the pointer, which is valid for the call.
     #[allow(unsafe_code)]
-    unsafe {
-        blkgetsize64(file.as_raw_fd(), &mut size)
-    }?;
+    unsafe { blkgetsize64(file.as_raw_fd(), &mut size) }?;
     Ok(size)
 }
 
@@ -71,7 +75,13 @@ mod tests {
         match read_cached(file.as_fd(), &mut back, 4096) {
             Ok(count) => assert_eq!(&back[..count], &b"netraid"[..count]),
             Err(error) => {
-                assert!(matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Unsupported), "{error}")
+                assert!(
+                    matches!(
+                        error.kind(),
+                        io::ErrorKind::WouldBlock | io::ErrorKind::Unsupported
+                    ),
+                    "{error}"
+                )
             }
         }
     }

@@ -4,4 +4,6 @@
 
 pub mod buffer;
 pub mod file;
+pub mod heap;
+pub mod passed;
 pub mod socket;

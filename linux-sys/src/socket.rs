@@ -18,7 +18,12 @@ pub enum Wait {
 /// Receives up to `most` bytes behind what `buffer` already holds, growing it as needed; returns how many came.
 ///
 /// 0 means that the peer closed its sending side. Interrupted calls are repeated. See recv(2).
-pub fn receive(socket: BorrowedFd<'_>, buffer: &mut BytesMut, most: usize, wait: Wait) -> io::Result<usize> {
+pub fn receive(
+    socket: BorrowedFd<'_>,
+    buffer: &mut BytesMut,
+    most: usize,
+    wait: Wait,
+) -> io::Result<usize> {
     buffer.reserve(most);
     let spare = buffer.spare_capacity_mut();
     let length = spare.len().min(most);
@@ -30,7 +35,8 @@ pub fn receive(socket: BorrowedFd<'_>, buffer: &mut BytesMut, most: usize, wait:
         // SAFETY: the pointer and length describe spare capacity that this function borrows exclusively; the kernel
         // writes at most `length` bytes there and nothing reads them before `set_len` below.
         #[allow(unsafe_code)]
-        let count = unsafe { libc::recv(socket.as_raw_fd(), spare.as_mut_ptr().cast(), length, flags) };
+        let count =
+            unsafe { libc::recv(socket.as_raw_fd(), spare.as_mut_ptr().cast(), length, flags) };
         match usize::try_from(count) {
             Ok(count) => break count,
             Err(_) => {

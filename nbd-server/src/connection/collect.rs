@@ -1,0 +1,256 @@
+//! From received bytes to commands: as many as are complete and belong together.
+
+use std::sync::Arc;
+
+use bytes::{Buf, Bytes};
+use nbd_protocol::check::{Checked, check, check_status_payload};
+use nbd_protocol::command::{Command, Errno, Failure};
+use nbd_protocol::error::DecodeError;
+use nbd_protocol::number::CommandFlags;
+use nbd_protocol::reply::ReplyTo;
+use nbd_protocol::request::{HeaderStyle, RequestHeader, StatusPayload};
+
+use crate::connection::{Connection, End};
+use crate::pending::{Part, Parts, Pending};
+use crate::reply::Reply;
+
+/// Requests that are run together. They are taken in by the gate at once, and nothing waits for the client until all of
+/// them have started: a write that has passed the gate must not be held up by a client that does not read.
+#[derive(Default)]
+pub(super) struct Segment {
+    pub(super) pending: Vec<Option<Pending>>,
+    pub(super) refusals: Vec<Reply>,
+    pub(super) requests: usize,
+    /// Payload bytes in both directions.
+    pub(super) bytes: u64,
+    pub(super) changes: bool,
+    /// The pieces of one long READ, each sent as soon as it is there.
+    pub(super) streaming: bool,
+}
+
+impl Segment {
+    pub(super) fn reset(&mut self) {
+        self.requests = 0;
+        self.bytes = 0;
+        self.changes = false;
+        self.streaming = false;
+    }
+
+    fn is_full(&self) -> bool {
+        self.requests >= MOST_REQUESTS || self.bytes >= MOST_BYTES || self.streaming
+    }
+}
+
+/// What the connection has to do next.
+pub(super) enum Next {
+    /// The segment is complete.
+    Run,
+    /// Receive until so many bytes are there.
+    More(usize),
+    /// The segment is empty, and this request has a long payload that is not there in full.
+    Payload(RequestHeader),
+    /// The segment is empty, and this request is refused but its payload is not there in full.
+    Discard(RequestHeader, Failure),
+    /// The client says goodbye; everything before has been started.
+    Disconnect,
+    /// The client's bytes make no sense from here on; everything before has been started.
+    Broken(DecodeError),
+}
+
+impl Connection {
+    /// Turns the input into a segment.
+    pub(super) fn collect(&mut self) -> Next {
+        loop {
+            let next = match self.collect_one() {
+                Ok(()) if self.segment.is_full() => return Next::Run,
+                Ok(()) => continue,
+                Err(next) => next,
+            };
+            // What was collected is run before anything is waited for.
+            return if self.segment.requests > 0 {
+                Next::Run
+            } else {
+                next
+            };
+        }
+    }
+
+    fn collect_one(&mut self) -> Result<(), Next> {
+        let style = self.shape.style;
+        let head = RequestHeader::size(style);
+        let header = match RequestHeader::decode(style, &self.input.buffer) {
+            Ok(Some(header)) => header,
+            Ok(None) => return Err(Next::More(head)),
+            Err(error) => return Err(Next::Broken(error)),
+        };
+        let payload = header.payload_length(style).map_err(Next::Broken)? as usize;
+        let is_here = self.input.buffer.len() >= head + payload;
+        let checked = match check(&header, &self.shape) {
+            Ok(checked) => checked,
+            Err(failure) if is_here => {
+                self.input.buffer.advance(head + payload);
+                self.refuse(header, failure);
+                return Ok(());
+            }
+            Err(failure) => return Err(Next::Discard(header, failure)),
+        };
+        if checked == Checked::Disconnect {
+            return Err(Next::Disconnect);
+        }
+        if !is_here {
+            return Err(if payload > SHORT {
+                Next::Payload(header)
+            } else {
+                Next::More(head + payload)
+            });
+        }
+        if self.segment.requests > 0 && self.is_split(&header) {
+            return Err(Next::Run);
+        }
+        self.input.buffer.advance(head);
+        let data = self.input.buffer.split_to(payload).freeze();
+        self.add(header, checked, data);
+        Ok(())
+    }
+
+    /// Adds a request whose payload has been received apart.
+    pub(super) fn add_payload(&mut self, header: RequestHeader, data: Bytes) -> Result<(), End> {
+        match check(&header, &self.shape) {
+            Ok(checked) => self.add(header, checked, data),
+            Err(failure) => self.refuse(header, failure),
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, header: RequestHeader, checked: Checked, data: Bytes) {
+        match checked {
+            Checked::Command(Command::Read { offset, length }) if self.is_split(&header) => {
+                self.add_pieces(header, offset, length);
+            }
+            Checked::BlockStatus {
+                offset,
+                length,
+                one,
+            } => {
+                let all: Vec<usize> = (0..self.contexts.len()).collect();
+                self.add_status(header, offset, length, one, &all);
+            }
+            Checked::BlockStatusPayload { offset, one, .. } => {
+                let ids: Vec<u32> = self.contexts.iter().map(|(id, _)| *id).collect();
+                let chosen = StatusPayload::decode(&data)
+                    .map_err(|error| Failure::new(Errno::EINVAL, error.to_string()))
+                    .and_then(|payload| check_status_payload(offset, &payload, &ids, &self.shape));
+                match chosen {
+                    Ok((length, chosen)) => self.add_status(header, offset, length, one, &chosen),
+                    Err(failure) => self.refuse(header, failure),
+                }
+            }
+            other => {
+                let Some(command) = other.with_data(data) else {
+                    return;
+                };
+                let charge = match &command {
+                    Command::Read { length, .. } => *length,
+                    // At most MAX_PAYLOAD.
+                    Command::Write { data, .. } => data.len() as u32,
+                    _ => 0,
+                };
+                self.push(header, command, Part::Whole, charge);
+                self.segment.requests += 1;
+            }
+        }
+    }
+
+    /// A long READ is done in pieces where the protocol has a way to answer so: each is sent while it is still in the
+    /// processor's cache, and while the client takes in the one before.
+    fn is_split(&self, header: &RequestHeader) -> bool {
+        header.kind == nbd_protocol::number::CommandType::READ
+            && self.shape.style >= HeaderStyle::Structured
+            && header.length > u64::from(PIECE)
+            && !header.flags.contains(CommandFlags::DF)
+    }
+
+    fn add_pieces(&mut self, header: RequestHeader, offset: u64, length: u32) {
+        let of = Parts::new(length.div_ceil(PIECE) as usize);
+        let mut done = 0;
+        while done < length {
+            let piece = (length - done).min(PIECE);
+            let offset = offset + u64::from(done);
+            let part = Part::Piece {
+                of: Arc::clone(&of),
+                offset,
+            };
+            self.push(
+                header,
+                Command::Read {
+                    offset,
+                    length: piece,
+                },
+                part,
+                piece,
+            );
+            done += piece;
+        }
+        self.segment.requests += 1;
+        self.segment.streaming = true;
+    }
+
+    fn add_status(
+        &mut self,
+        header: RequestHeader,
+        offset: u64,
+        length: u64,
+        one: bool,
+        chosen: &[usize],
+    ) {
+        let of = Parts::new(chosen.len());
+        for position in chosen {
+            let Some((id, context)) = self.contexts.get(*position).copied() else {
+                continue;
+            };
+            let part = Part::Context {
+                of: Arc::clone(&of),
+                id,
+            };
+            self.push(
+                header,
+                Command::BlockStatus {
+                    offset,
+                    length,
+                    one,
+                    context,
+                },
+                part,
+                0,
+            );
+        }
+        self.segment.requests += 1;
+    }
+
+    fn push(&mut self, header: RequestHeader, command: Command, part: Part, charge: u32) {
+        self.segment.changes |= command.changes_data();
+        self.segment.bytes += u64::from(charge);
+        let to = ReplyTo::new(self.shape.style, header);
+        self.segment
+            .pending
+            .push(Some(Pending::new(command, &self.line, to, part, charge)));
+    }
+
+    /// Adds the answer to a request that is not run.
+    pub(super) fn refuse(&mut self, header: RequestHeader, failure: Failure) {
+        tracing::debug!(connection = self.line.id, ?header, %failure, "request refused");
+        let to = ReplyTo::new(self.shape.style, header);
+        self.segment
+            .refusals
+            .push(Reply::written(|out| to.failure(&failure, out)));
+        self.segment.requests += 1;
+    }
+}
+
+/// As many replies as one call sends.
+const MOST_REQUESTS: usize = 64;
+const MOST_BYTES: u64 = 256 << 10;
+/// Of a READ; a quarter of a common processor's second-level cache.
+const PIECE: u32 = 256 << 10;
+/// Payloads up to this many bytes are received with what is around them.
+const SHORT: usize = 32 << 10;

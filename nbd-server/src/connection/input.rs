@@ -1,0 +1,191 @@
+//! What a client has sent: a small buffer for headers and short payloads, buffers of their own for long ones.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, Bytes, BytesMut};
+use linux_sys::buffer::{self, Buffer};
+use linux_sys::socket::{Wait, receive};
+use nix::sys::socket::{MsgFlags, recv};
+
+use crate::connection::{End, STALL};
+use crate::socket::Socket;
+
+/// The receiving side of a connection in transmission.
+pub(super) struct Input {
+    /// Received and not yet taken.
+    pub(super) buffer: BytesMut,
+    /// How much the next call asks for.
+    window: usize,
+    /// The socket gives up waiting after [`IDLE`].
+    timed: bool,
+}
+
+impl Input {
+    pub(super) fn new(received: BytesMut) -> Input {
+        Input {
+            buffer: received,
+            window: SMALLEST,
+            timed: true,
+        }
+    }
+
+    /// Whether something has come, without waiting; takes it.
+    pub(super) fn poll(&mut self, socket: &Socket) -> Result<bool, End> {
+        match receive(socket.as_fd(), &mut self.buffer, self.window, Wait::No) {
+            Ok(count) => Ok(count > 0),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Err(error) => Err(End::Receive(error)),
+        }
+    }
+
+    /// Waits for more; 0 is the end. With bytes of an unfinished message in the buffer it does not wait for ever.
+    pub(super) fn fill(&mut self, socket: &Socket, whole: usize) -> Result<usize, End> {
+        let begun = Instant::now();
+        loop {
+            let ask = self.window.max(whole.saturating_sub(self.buffer.len()));
+            match receive(socket.as_fd(), &mut self.buffer, ask, Wait::Yes) {
+                Ok(count) => {
+                    if count == ask && self.window < LARGEST {
+                        self.window *= 2;
+                    }
+                    if !self.timed {
+                        self.timed = true;
+                        socket
+                            .set_receive_timeout(Some(IDLE))
+                            .map_err(End::Receive)?;
+                    }
+                    return Ok(count);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if !self.buffer.is_empty() {
+                        if begun.elapsed() > STALL {
+                            return Err(End::Stalled);
+                        }
+                    } else {
+                        self.rest(socket)?;
+                    }
+                }
+                Err(error) => return Err(End::Receive(error)),
+            }
+        }
+    }
+
+    /// Nothing has come for a while: gives memory back and waits without limit.
+    fn rest(&mut self, socket: &Socket) -> Result<(), End> {
+        self.buffer = BytesMut::new();
+        self.window = SMALLEST;
+        if LAST_TRIM.lock().is_ok_and(|mut last| {
+            let due = last.is_none_or(|last: Instant| last.elapsed() > IDLE);
+            if due {
+                *last = Some(Instant::now());
+            }
+            due
+        }) {
+            buffer::release_free();
+            linux_sys::heap::trim();
+        }
+        self.timed = false;
+        socket.set_receive_timeout(None).map_err(End::Receive)
+    }
+
+    /// Takes a header of `head` bytes and the payload of `length` bytes behind it, whose beginning may be in the
+    /// buffer; `None` if the stream ends before.
+    pub(super) fn payload(
+        &mut self,
+        socket: &Socket,
+        head: usize,
+        length: usize,
+    ) -> Result<Option<Bytes>, End> {
+        self.buffer.advance(head);
+        // The next header is likely to be that of another long payload: what comes behind it is not to be copied.
+        self.window = SMALLEST;
+        let mut payload = Buffer::take(length);
+        let mut filled = self.buffer.len().min(length);
+        payload[..filled].copy_from_slice(&self.buffer[..filled]);
+        self.buffer.advance(filled);
+        let mut progress = Instant::now();
+        while filled < length {
+            match recv(
+                socket.as_fd().as_raw_fd(),
+                &mut payload[filled..],
+                MsgFlags::empty(),
+            ) {
+                Ok(0) => return Ok(None),
+                Ok(count) => {
+                    filled += count;
+                    progress = Instant::now();
+                }
+                Err(nix::errno::Errno::EINTR) => {}
+                Err(nix::errno::Errno::EAGAIN) if progress.elapsed() < STALL => {}
+                Err(nix::errno::Errno::EAGAIN) => return Err(End::Stalled),
+                Err(error) => return Err(End::Receive(error.into())),
+            }
+        }
+        Ok(Some(payload.freeze()))
+    }
+
+    /// Drops the next `length` bytes, received or not; false if the stream ends before.
+    pub(super) fn discard(&mut self, socket: &Socket, mut length: usize) -> Result<bool, End> {
+        loop {
+            let here = self.buffer.len().min(length);
+            self.buffer.advance(here);
+            length -= here;
+            if length == 0 {
+                return Ok(true);
+            }
+            self.window = LARGEST;
+            let begun = Instant::now();
+            match receive(socket.as_fd(), &mut self.buffer, self.window, Wait::Yes) {
+                Ok(0) => return Ok(false),
+                Ok(_) => {}
+                Err(error)
+                    if error.kind() == io::ErrorKind::WouldBlock && begun.elapsed() < STALL => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Err(End::Stalled);
+                }
+                Err(error) => return Err(End::Receive(error)),
+            }
+        }
+    }
+
+    /// Takes all that a client left behind when it closed its side. The kernel's socket buffer bounds it.
+    pub(super) fn drain(&mut self, socket: &Socket) {
+        while self.buffer.len() < MOST_LEFT_BEHIND {
+            match receive(socket.as_fd(), &mut self.buffer, LARGEST, Wait::No) {
+                Ok(1..) => {}
+                _ => return,
+            }
+        }
+    }
+
+    /// Waits a little for the client to close its side. Closing ours with input unread would reset the connection, and
+    /// take answers away that the client has not received yet.
+    pub(super) fn linger(&self, socket: &Socket) {
+        let until = Instant::now() + LINGER;
+        let mut scratch = BytesMut::new();
+        let mut left = MOST_LEFT_BEHIND;
+        while Instant::now() < until && left > 0 && socket.set_receive_timeout(Some(LINGER)).is_ok()
+        {
+            scratch.clear();
+            match receive(socket.as_fd(), &mut scratch, LARGEST, Wait::Yes) {
+                Ok(count @ 1..) => left = left.saturating_sub(count),
+                _ => return,
+            }
+        }
+    }
+}
+
+/// When free memory was given back to the system last; a thousand connections may become idle at once.
+static LAST_TRIM: Mutex<Option<Instant>> = Mutex::new(None);
+
+/// What an idle connection asks for. The buffer grows by what comes.
+const SMALLEST: usize = 4 << 10;
+/// Enough for 64 writes of 4 KiB; longer single payloads get buffers of their own.
+const LARGEST: usize = 256 << 10;
+/// How long a connection waits before it gives its buffers back.
+pub(super) const IDLE: Duration = Duration::from_secs(5);
+const LINGER: Duration = Duration::from_millis(500);
+const MOST_LEFT_BEHIND: usize = 64 << 20;

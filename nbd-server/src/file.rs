@@ -1,0 +1,225 @@
+//! A file or a block device as a [`BlockDevice`]: the page cache at once, the disk on other threads.
+//!
+//! What the page cache holds is read and written on the thread that asks, because handing it to another thread costs
+//! more than doing it. What has to wait for the disk goes to worker threads, unless the asking thread has nothing else
+//! to do (see [`may_wait`](crate::batch::may_wait)).
+
+mod access;
+mod open;
+mod status;
+
+use std::fs::File;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, RwLock};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use linux_sys::buffer::Buffer;
+use nbd_protocol::command::{Answer, Command, Completion, Errno, Failure, Outcome};
+
+use crate::batch::may_wait;
+use crate::device::{BlockDevice, Geometry};
+use crate::workers::Workers;
+
+pub use open::OpenError;
+
+/// An open file or block device.
+pub struct FileDevice {
+    inner: Arc<Inner>,
+    workers: Workers,
+}
+
+struct Inner {
+    file: File,
+    geometry: Geometry,
+    /// Opened: until when (in microseconds since then) writes are expected to wait for the disk.
+    opened: Instant,
+    slow_until: AtomicU64,
+    /// A flush has failed. The kernel reports lost writes once and then forgets them; we do not.
+    lost_writes: AtomicBool,
+    /// Held exclusively by a flush and shared by durable writes, so that none of them can miss a loss of which another
+    /// one is just being told.
+    syncing: RwLock<()>,
+    /// The file system can't say what is in the page cache.
+    cache_unknown: AtomicBool,
+}
+
+impl FileDevice {
+    fn new(file: File, geometry: Geometry) -> FileDevice {
+        let inner = Inner {
+            file,
+            geometry,
+            opened: Instant::now(),
+            slow_until: AtomicU64::new(0),
+            lost_writes: AtomicBool::new(false),
+            syncing: RwLock::new(()),
+            cache_unknown: AtomicBool::new(false),
+        };
+        FileDevice {
+            inner: Arc::new(inner),
+            workers: Workers::new("nbd-disk", MOST_WORKERS),
+        }
+    }
+
+    fn read(&self, offset: u64, length: u32, completion: Completion) {
+        let mut buffer = Buffer::take(length as usize);
+        let inline =
+            may_wait() || self.inner.cache_unknown.load(Ordering::Relaxed) && !self.inner.is_slow();
+        let done = match self.inner.read_cached(&mut buffer, offset) {
+            Ok(done) if done == buffer.len() => {
+                return completion.complete(Ok(Answer::Data(buffer.freeze())));
+            }
+            Ok(done) => done,
+            Err(failure) => return completion.complete(Err(failure)),
+        };
+        let inner = Arc::clone(&self.inner);
+        let rest = move || {
+            let outcome = inner.read_rest(&mut buffer, done, offset);
+            completion.complete(outcome.map(|()| Answer::Data(buffer.freeze())));
+        };
+        if inline {
+            rest()
+        } else {
+            self.workers.run(rest)
+        }
+    }
+
+    /// Runs a command that changes data or reaches the disk, here or on a worker.
+    fn run(
+        &self,
+        inline: bool,
+        completion: Completion,
+        work: impl FnOnce(&Inner) -> Outcome + Send + 'static,
+    ) {
+        if inline {
+            let begun = Instant::now();
+            let outcome = work(&self.inner);
+            self.inner.note_duration(begun.elapsed());
+            completion.complete(outcome);
+        } else {
+            let inner = Arc::clone(&self.inner);
+            self.workers.run(move || completion.complete(work(&inner)));
+        }
+    }
+}
+
+impl BlockDevice for FileDevice {
+    fn geometry(&self) -> Geometry {
+        self.inner.geometry.clone()
+    }
+
+    fn submit(&self, command: Command, completion: Completion) {
+        let quick = may_wait() || !self.inner.is_slow();
+        match command {
+            Command::Read { offset, length } => self.read(offset, length, completion),
+            Command::Write {
+                offset,
+                data,
+                fua: false,
+            } => {
+                if quick {
+                    self.run(true, completion, move |inner| inner.write(offset, &data));
+                } else {
+                    let data = detach(data);
+                    self.run(false, completion, move |inner| inner.write(offset, &data));
+                }
+            }
+            Command::Write {
+                offset,
+                data,
+                fua: true,
+            } => {
+                self.run(may_wait(), completion, move |inner| {
+                    inner.write_durable(offset, &data)
+                });
+            }
+            Command::Flush => self.run(may_wait(), completion, Inner::flush),
+            Command::Trim {
+                offset,
+                length,
+                fua,
+            } => {
+                self.run(quick && !fua && length <= SMALL, completion, move |inner| {
+                    inner.trim(offset, length, fua)
+                });
+            }
+            Command::WriteZeroes {
+                offset,
+                length,
+                fua,
+                no_hole,
+                fast,
+            } => {
+                self.run(quick && !fua && length <= SMALL, completion, move |inner| {
+                    inner.write_zeroes(offset, length, fua, no_hole, fast)
+                });
+            }
+            Command::BlockStatus {
+                offset,
+                length,
+                one,
+                context: 0,
+            } => {
+                completion.complete(status::extents(
+                    &self.inner.file,
+                    self.inner.geometry.size,
+                    offset,
+                    length,
+                    one,
+                ));
+            }
+            Command::BlockStatus { .. } => {
+                completion.complete(Err(Failure::new(
+                    Errno::EINVAL,
+                    "a file has no such block-status context",
+                )));
+            }
+            Command::Cache { offset, length } => {
+                self.run(length <= SMALL, completion, move |inner| {
+                    inner.prefetch(offset, length)
+                });
+            }
+        }
+    }
+}
+
+impl Inner {
+    fn is_slow(&self) -> bool {
+        let until = self.slow_until.load(Ordering::Relaxed);
+        until > 0 && micros(self.opened.elapsed()) < until
+    }
+
+    /// Something that was done inline took this long: if it waited for the disk, the next ones should not.
+    fn note_duration(&self, took: Duration) {
+        if took > SLOW {
+            self.slow_until
+                .store(micros(self.opened.elapsed() + WARY), Ordering::Relaxed);
+        }
+    }
+}
+
+/// A small payload that has to wait is copied: it may be a slice of a much larger receive buffer.
+fn detach(data: Bytes) -> Bytes {
+    if data.len() <= DETACH {
+        Bytes::copy_from_slice(&data)
+    } else {
+        data
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Threads for one device. A disk with a deep queue gains little beyond; each costs about 20 KiB while it works.
+const MOST_WORKERS: usize = 16;
+/// What an access of the page cache never takes on a machine that is not overloaded.
+const SLOW: Duration = Duration::from_millis(1);
+/// How long writes are handed over after one was slow.
+const WARY: Duration = Duration::from_millis(100);
+/// Trims, zeroes and prefetches up to this many bytes are done at once.
+const SMALL: u64 = 1 << 20;
+const DETACH: usize = 64 << 10;
+
+#[cfg(test)]
+mod tests;

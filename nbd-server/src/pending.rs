@@ -1,0 +1,265 @@
+//! One command on its way through the server: from the gate, through the device, to its reply.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use nbd_protocol::command::{Answer, Command, Completion, Errno, Failure, Outcome};
+use nbd_protocol::reply::ReplyTo;
+
+use crate::line::Line;
+use crate::range_lock::Ticket;
+use crate::reply::Reply;
+
+/// A command that has not started.
+pub(crate) struct Pending {
+    command: Command,
+    answering: Answering,
+}
+
+impl Pending {
+    pub(crate) fn new(
+        command: Command,
+        line: &Arc<Line>,
+        to: ReplyTo,
+        part: Part,
+        charge: u32,
+    ) -> Pending {
+        let answering = Answering {
+            line: Arc::clone(line),
+            to,
+            ticket: None,
+            part,
+            charge,
+            answered: false,
+        };
+        Pending { command, answering }
+    }
+
+    /// The range that the command changes, if it changes any.
+    pub(crate) fn changed_range(&self) -> Option<(u64, u64)> {
+        if self.command.changes_data() {
+            self.command.range()
+        } else {
+            None
+        }
+    }
+
+    /// The gate has let it pass; the ticket is released when it is over, however it ends.
+    pub(crate) fn with_ticket(mut self, ticket: Ticket) -> Pending {
+        self.answering.ticket = Some(ticket);
+        self
+    }
+
+    /// Hands the command to the device, unless the connection has died meanwhile.
+    pub(crate) fn start(self) {
+        let Pending { command, answering } = self;
+        let Some(export) = answering.line.export.get() else {
+            return;
+        };
+        if answering.line.is_dead() {
+            return answering.finish(Err(Failure::new(
+                Errno::ESHUTDOWN,
+                "the connection has ended",
+            )));
+        }
+        let device = Arc::clone(export.device());
+        device.submit(
+            command,
+            Completion::new(move |outcome| answering.finish(outcome)),
+        );
+    }
+
+    /// Ends the command without having started it.
+    pub(crate) fn fail(self, failure: Failure) {
+        self.answering.finish(Err(failure));
+    }
+}
+
+/// Starts commands whose turn has come, one after the other even when they complete at once and make more runnable:
+/// a long queue must not become a deep stack.
+pub(crate) fn start_in_turn(runnable: Vec<(Ticket, Pending)>) {
+    let more = runnable
+        .into_iter()
+        .map(|(ticket, pending)| pending.with_ticket(ticket));
+    let outermost = TURN.with_borrow_mut(|turn| match turn {
+        Some(waiting) => {
+            waiting.extend(more);
+            false
+        }
+        None => {
+            *turn = Some(more.collect());
+            true
+        }
+    });
+    if !outermost {
+        return;
+    }
+    while let Some(pending) =
+        TURN.with_borrow_mut(|turn| turn.as_mut().and_then(VecDeque::pop_front))
+    {
+        pending.start();
+    }
+    TURN.set(None);
+}
+
+thread_local! {
+    /// Commands that this thread is about to start; `None` when it is not starting any.
+    static TURN: RefCell<Option<VecDeque<Pending>>> = const { RefCell::new(None) };
+}
+
+/// Which part of the request's answer the command gives.
+pub(crate) enum Part {
+    /// All of it.
+    Whole,
+    /// A piece of a READ that begins here.
+    Piece { of: Arc<Parts>, offset: u64 },
+    /// The extents of the context with this id.
+    Context { of: Arc<Parts>, id: u32 },
+}
+
+/// What the commands of one request share.
+pub(crate) struct Parts {
+    state: Mutex<PartsState>,
+}
+
+struct PartsState {
+    left: usize,
+    failure: Option<Failure>,
+}
+
+impl Parts {
+    /// A request that `count` commands answer together.
+    pub(crate) fn new(count: usize) -> Arc<Parts> {
+        Arc::new(Parts {
+            state: Mutex::new(PartsState {
+                left: count,
+                failure: None,
+            }),
+        })
+    }
+}
+
+/// Knows how to answer; answers for sure: if the device drops it, with EIO.
+struct Answering {
+    line: Arc<Line>,
+    to: ReplyTo,
+    ticket: Option<Ticket>,
+    part: Part,
+    charge: u32,
+    answered: bool,
+}
+
+impl Answering {
+    fn finish(mut self, outcome: Outcome) {
+        self.conclude(outcome);
+    }
+
+    fn conclude(&mut self, outcome: Outcome) {
+        self.answered = true;
+        let runnable = match (self.ticket.take(), self.line.export.get()) {
+            (Some(ticket), Some(export)) => export.release(ticket),
+            _ => Vec::new(),
+        };
+        self.answer(outcome);
+        if !runnable.is_empty() {
+            start_in_turn(runnable);
+        }
+    }
+
+    fn answer(&self, outcome: Outcome) {
+        match &self.part {
+            Part::Whole => {
+                let mut reply = self.whole(outcome);
+                reply.charge = self.charge;
+                self.line.answer(reply);
+            }
+            Part::Piece { of, .. } | Part::Context { of, .. } => {
+                // Held while the reply is queued: the chunk that ends the answer must be the last one in the queue.
+                let mut state = of
+                    .state
+                    .lock()
+                    .unwrap_or_else(|poisoned| poisoned.into_inner());
+                state.left -= 1;
+                let last = state.left == 0;
+                let mut reply = self.chunk(outcome, last, &mut state.failure);
+                if let (None, Some(failure), true) = (&reply, &state.failure, last) {
+                    reply = Some(Reply::written(|out| self.to.failure(failure, out)));
+                }
+                let mut reply = reply.unwrap_or_else(|| Reply::new(|_| {}, Bytes::new()));
+                reply.last = last;
+                reply.charge = self.charge;
+                self.line.answer(reply);
+            }
+        }
+    }
+
+    /// The answer to a request that is one command.
+    fn whole(&self, outcome: Outcome) -> Reply {
+        match outcome {
+            Ok(Answer::Done) => Reply::new(|out| self.to.done(out), Bytes::new()),
+            // The protocol bounds a READ to 64 MiB.
+            Ok(Answer::Data(data)) if data.len() as u64 == self.to.request.length => Reply::new(
+                |out| self.to.data_header(data.len() as u32, out),
+                data.clone(),
+            ),
+            Ok(_) => Reply::written(|out| self.to.failure(&unfit(), out)),
+            Err(failure) => Reply::written(|out| self.to.failure(&failure, out)),
+        }
+    }
+
+    /// One chunk of several; a failure is kept for the end, because an error ends a reply.
+    fn chunk(&self, outcome: Outcome, last: bool, failure: &mut Option<Failure>) -> Option<Reply> {
+        let done = last && failure.is_none();
+        match (outcome, &self.part) {
+            (Ok(Answer::Data(data)), Part::Piece { offset, .. }) => {
+                let length = data.len() as u32;
+                let reply = Reply::new(|out| self.to.data_chunk(*offset, length, done, out), data);
+                return self.or_failure(reply, last, failure);
+            }
+            (Ok(Answer::Extents(extents)), Part::Context { id, .. }) => {
+                let mut message = Vec::new();
+                match self.to.block_status(*id, &extents, done, &mut message) {
+                    Ok(()) => {
+                        let reply = Reply::written(|out| *out = message);
+                        return self.or_failure(reply, last, failure);
+                    }
+                    Err(unfit) => failure.get_or_insert(unfit),
+                }
+            }
+            (Ok(_), _) => failure.get_or_insert(unfit()),
+            (Err(why), _) => failure.get_or_insert(why),
+        };
+        None
+    }
+
+    /// `reply`; but when it is the last chunk and an earlier part failed, it goes first and the failure ends the reply.
+    fn or_failure(&self, reply: Reply, last: bool, failure: &Option<Failure>) -> Option<Reply> {
+        if last && failure.is_some() {
+            let mut reply = reply;
+            reply.last = false;
+            self.line.answer(reply);
+            return None;
+        }
+        Some(reply)
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.conclude(Err(Failure::new(
+                Errno::EIO,
+                "the device gave the command up without an answer",
+            )));
+        }
+    }
+}
+
+fn unfit() -> Failure {
+    Failure::new(
+        Errno::EIO,
+        "the device gave an answer that does not fit the command",
+    )
+}
