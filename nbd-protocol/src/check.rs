@@ -14,6 +14,7 @@
 use bytes::Bytes;
 
 use crate::command::{Command, Errno, Failure};
+use crate::limit::MAX_STATUS_IDS;
 use crate::number::{CommandFlags, CommandType, TransmissionFlags};
 use crate::request::{HeaderStyle, RequestHeader, StatusPayload};
 
@@ -33,6 +34,9 @@ pub struct ExportShape {
     /// How many block-status contexts were selected.
     pub contexts: usize,
 }
+
+/// Longest payload of a BLOCK_STATUS: its length and the ids.
+const MAX_STATUS_PAYLOAD: u32 = 8 + 4 * MAX_STATUS_IDS as u32;
 
 /// A request that may be run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -126,10 +130,13 @@ pub fn check(header: &RequestHeader, shape: &ExportShape) -> Result<Checked, Fai
         CommandType::FLUSH => Checked::Command(Command::Flush),
         CommandType::BLOCK_STATUS if has(CommandFlags::PAYLOAD_LEN) => {
             let one = has(CommandFlags::REQ_ONE);
-            Checked::BlockStatusPayload {
-                offset,
-                length: check_payload(length, shape)?,
-                one,
+            match u32::try_from(length) {
+                Ok(length) if length <= MAX_STATUS_PAYLOAD => Checked::BlockStatusPayload {
+                    offset,
+                    length,
+                    one,
+                },
+                _ => return Err(invalid("the payload names too many contexts")),
             }
         }
         _ => {

@@ -2,3 +2,8 @@
 
 pub mod client;
 pub mod server;
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;

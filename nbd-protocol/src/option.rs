@@ -7,4 +7,4 @@ pub use reply::{InfoReply, OptionReply, ReplyHeader};
 pub use request::{ClientOption, InfoRequest, MetaRequest, OptionHeader};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

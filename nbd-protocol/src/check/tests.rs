@@ -364,6 +364,21 @@ fn a_status_payload_chooses_among_the_selected_contexts_only() {
     assert_eq!(ask(SIZE, &[5]), Err(Errno::EINVAL));
 }
 
+#[test]
+fn a_status_payload_of_more_ids_than_are_taken_is_einval_before_it_is_received() {
+    let mut header = request(CommandType::BLOCK_STATUS, 512, 8 + 4 * 256);
+    header.flags = CommandFlags::PAYLOAD_LEN;
+    let shape = shape(HeaderStyle::Extended);
+    let expected = Checked::BlockStatusPayload {
+        offset: 512,
+        length: 8 + 4 * 256,
+        one: false,
+    };
+    assert_eq!(check(&header, &shape), Ok(expected));
+    header.length += 4;
+    assert_eq!(errno(&header, &shape), Errno::EINVAL);
+}
+
 proptest! {
     /// The invariant that the server builds on.
     #[test]
