@@ -2,11 +2,11 @@
 
 use std::time::Instant;
 
-use nbd_protocol::number::Opt;
+use nbd_protocol::number::{Opt, Rep};
 
-pub use nbd_protocol::negotiate::client::{ExportDescription, ListedExport};
-use nbd_protocol::negotiate::client::{ClientHandshakeError, ClientWants, Goal};
 use nbd_protocol::HeaderStyle;
+use nbd_protocol::negotiate::client::{ClientHandshakeError, ClientWants, Goal};
+pub use nbd_protocol::negotiate::client::{ExportDescription, ListedExport};
 
 use crate::connection::{self, Connection, OpenError, Options};
 use crate::target::Target;
@@ -32,12 +32,20 @@ pub fn describe(target: &Target, options: &Options) -> Result<Description, OpenE
     match connection::negotiate(target, wants, options, deadline) {
         Ok((_, outcome, _)) => {
             let Some(export) = outcome.export else {
-                return Err(OpenError::Closed { address: target.address.to_string() });
+                return Err(OpenError::Closed {
+                    address: target.address.to_string(),
+                });
             };
-            Ok(Description { export, style: outcome.style, contexts: outcome.available_contexts })
+            Ok(Description {
+                export,
+                style: outcome.style,
+                contexts: outcome.available_contexts,
+            })
         }
         Err(OpenError::Closed { .. }) => opened(target, options),
-        Err(OpenError::Handshake { source: ClientHandshakeError::TooOld(Opt::INFO), .. }) => opened(target, options),
+        Err(OpenError::Handshake { source, .. }) if knows_no_info(&source) => {
+            opened(target, options)
+        }
         Err(error) => Err(error),
     }
 }
@@ -66,6 +74,20 @@ fn opened(target: &Target, options: &Options) -> Result<Description, OpenError> 
             description: export.description.clone(),
         },
         style: export.style,
-        contexts: export.contexts.iter().map(|context| context.name.clone()).collect(),
+        contexts: export
+            .contexts
+            .iter()
+            .map(|context| context.name.clone())
+            .collect(),
     })
+}
+
+fn knows_no_info(error: &ClientHandshakeError) -> bool {
+    match error {
+        ClientHandshakeError::TooOld(option) => *option == Opt::INFO,
+        ClientHandshakeError::Refused { option, reply, .. } => {
+            *option == Opt::INFO && *reply == Rep::ERR_UNSUP
+        }
+        _ => false,
+    }
 }

@@ -1,5 +1,7 @@
 //! The client against nbdkit, qemu-nbd and Debian's nbd-server: every command, and what each does not offer.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod peers;
 
 use std::sync::mpsc;

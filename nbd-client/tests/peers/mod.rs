@@ -1,5 +1,10 @@
 //! Starts other NBD servers for tests, and stops exactly those.
-#![allow(dead_code, unreachable_pub, reason = "each test file uses a part")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    reason = "each test file uses a part"
+)]
 
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
