@@ -165,7 +165,10 @@ fn body(kind: ChunkType, length: u64, payload: &[u8]) -> Result<ReplyBody, Decod
         ChunkType::BLOCK_STATUS_EXT => {
             let context = reader.u32()?;
             let count = reader.u32()?;
-            if reader.rest().len() as u64 != u64::from(count) * 16 {
+            let found = reader.rest().len() as u64;
+            // "0, or the length of the array": the chunk's length tells in any case.
+            let matches = count == 0 || found == u64::from(count) * 16;
+            if !matches || !found.is_multiple_of(16) {
                 let value = u64::from(count);
                 return Err(DecodeError::Value {
                     what: "the count of extents",

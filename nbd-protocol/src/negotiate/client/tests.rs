@@ -251,6 +251,47 @@ fn each_refused_wish_is_done_without() {
 }
 
 #[test]
+fn contexts_that_are_followed_by_an_error_are_forgotten() {
+    let wants = ClientWants {
+        style: HeaderStyle::Structured,
+        contexts: vec!["a:a".to_owned()],
+        list_contexts: true,
+        ..simple()
+    };
+    let (mut talk, _) = Talk::new(wants);
+    talk.say(Opt::STRUCTURED_REPLY, &[OptionReply::Ack])
+        .0
+        .unwrap();
+    let context = OptionReply::MetaContext {
+        id: 1,
+        name: "a:a".into(),
+    };
+    let replies = [context, refuse(Rep::ERR_TOO_BIG)];
+    talk.say(Opt::LIST_META_CONTEXT, &replies).0.unwrap();
+    talk.say(Opt::SET_META_CONTEXT, &replies).0.unwrap();
+    let outcome = done(talk.say(Opt::GO, &[EXPORT, OptionReply::Ack]).0);
+    assert!(outcome.contexts.is_empty() && outcome.available_contexts.is_empty());
+    assert_eq!(outcome.refused.len(), 2);
+}
+
+#[test]
+fn the_most_replies_that_are_taken_are_counted_for_each_option() {
+    let (mut talk, _) = Talk::new(ClientWants {
+        list_contexts: true,
+        ..simple()
+    });
+    let context = OptionReply::MetaContext {
+        id: 0,
+        name: "x".into(),
+    };
+    let mut replies = vec![context; MAX_REPLIES - 1];
+    replies.push(OptionReply::Ack);
+    assert_eq!(talk.say(Opt::LIST_META_CONTEXT, &replies).1, [Opt::GO]);
+    let outcome = done(talk.say(Opt::GO, &[EXPORT, OptionReply::Ack]).0);
+    assert_eq!(outcome.available_contexts.len(), MAX_REPLIES - 1);
+}
+
+#[test]
 fn a_fenced_session_ends_the_handshake_and_a_foreign_server_leaves_it_unfenced() {
     let wants = ClientWants {
         session: Some(SESSION),
