@@ -15,9 +15,6 @@ pub fn printable(bytes: &[u8]) -> String {
         } else {
             shown.push(character);
         }
-        if shown.len() > MAX_SHOWN {
-            break;
-        }
     }
     shown.truncate(floor(&shown, MAX_SHOWN));
     shown

@@ -403,6 +403,20 @@ fn an_unknown_chunk_type_is_fatal_and_an_unknown_error_type_is_an_error() {
 }
 
 #[test]
+fn an_error_chunk_that_says_0_is_still_an_error() {
+    for (style, mut bytes) in claim(0x8001, 1, 6) {
+        bytes.extend(hex("00000000 0000"));
+        let (reply, _) = Reply::decode(style, &bytes).unwrap().unwrap();
+        let error = ReplyBody::Error {
+            errno: Errno::EINVAL,
+            text: String::new(),
+            offset: None,
+        };
+        assert_eq!(reply.body, error);
+    }
+}
+
+#[test]
 fn an_empty_chunk_must_be_the_last() {
     for (style, header) in claim(0, 0, 0) {
         assert!(matches!(

@@ -180,8 +180,9 @@ pub enum Progress {
     NeedMore,
     /// Much output has gathered: send it, then call again even if nothing more was received.
     Drain,
-    /// Send the output, run the TLS handshake on the socket, call [`ServerHandshake::tls_established`], go on. The input
-    /// is empty.
+    /// Send the output, run the TLS handshake on the socket, call [`tls_established`], go on. The input is empty.
+    ///
+    /// [`tls_established`]: super::ServerHandshake::tls_established
     StartTls,
     /// Transmission begins; what is left in the input belongs to it.
     Transmission(Box<Negotiated>),
