@@ -31,6 +31,11 @@ pub const NBDCOPY: Peer = Peer {
     program: "nbdcopy",
     package: "libnbd-bin",
 };
+/// Makes an export a file.
+pub const NBDFUSE: Peer = Peer {
+    program: "nbdfuse",
+    package: "libnbd-bin",
+};
 /// Debian's own Python with libnbd's bindings, which `nbdsh` is.
 pub const NBDSH: Peer = Peer {
     program: "/usr/bin/python3",

@@ -311,7 +311,14 @@ impl Daemon {
         if self.is_running() {
             // The group exists as long as its leader was not reaped, so this cannot hit a stranger.
             let _ = killpg(self.child_pid(), Signal::SIGKILL);
-            let _ = self.child.wait();
+            if wait_for_end(&self.child, Duration::from_secs(10)) {
+                let _ = self.child.wait();
+            } else {
+                eprintln!(
+                    "{} was killed but does not end (it waits for a disk)",
+                    self.name
+                );
+            }
         }
     }
 }

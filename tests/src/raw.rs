@@ -214,6 +214,11 @@ impl Raw {
         }
     }
 
+    /// How long one read waits before it fails.
+    pub fn set_read_timeout(&self, limit: Duration) -> io::Result<()> {
+        self.stream.set_read_timeout(limit)
+    }
+
     /// How long one write waits before it fails.
     pub fn set_write_timeout(&self, limit: Duration) -> io::Result<()> {
         self.stream.set_write_timeout(limit)
