@@ -2,7 +2,8 @@
 //!
 //! Bytes go in, values and bytes come out; the caller owns every socket and every buffer. Read in this order:
 //! [`number`] and [`limit`] (the protocol's constants), [`negotiate`] (what happens before the first command),
-//! [`request`], [`mod@check`] and [`reply`] (what happens afterwards), [`session`] (how NetRAID fences old connections).
+//! [`request`], [`mod@check`] and [`reply`] (what happens afterwards), [`session`] (how NetRAID fences old
+//! connections).
 
 pub mod check;
 pub mod command;

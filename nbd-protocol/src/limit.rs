@@ -33,7 +33,8 @@ pub const MAX_COLLECTED: usize = 4 << 20;
 /// Most extents of one block-status chunk ("NBD_REPLY_TYPE_BLOCK_STATUS": should not exceed 2^20).
 pub const MAX_EXTENTS: usize = 1 << 20;
 
-/// Longest payload of an error chunk of a known or unknown kind in bytes: the fixed part, one string, and as much again.
+/// Longest payload of an error chunk of a known or unknown kind in bytes: the fixed part, one string, and as much
+/// again.
 pub const MAX_ERROR_CHUNK: u32 = 8 << 10;
 
 /// Most separate pieces of one READ reply that a client remembers; neighbouring pieces count as one.

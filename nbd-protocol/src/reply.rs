@@ -1,8 +1,8 @@
 //! Replies: what a server writes in front of the data, and what a client reads.
 //!
-//! A server builds a [`ReplyTo`] per request and calls one method of it per outcome; only headers and small payloads are
-//! written, so that the bytes of a READ can be sent from where they are. A client calls [`Reply::decode`] on what it has
-//! received; the bytes of a READ are left to the caller as well.
+//! A server builds a [`ReplyTo`] per request and calls one method of it per outcome; only headers and small payloads
+//! are written, so that the bytes of a READ can be sent from where they are. A client calls [`Reply::decode`] on what it
+//! has received; the bytes of a READ are left to the caller as well.
 
 mod decode;
 mod encode;

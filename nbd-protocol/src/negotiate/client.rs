@@ -2,8 +2,8 @@
 //!
 //! In this order, as far as wanted: EXTENDED_HEADERS, else STRUCTURED_REPLY; the session (see [`crate::session`]); the
 //! list of contexts; SET_META_CONTEXT; then GO, INFO or LIST. What is refused is done without and noted in
-//! [`Outcome::refused`], but for the goal itself, a fenced session, TLS that the server insists on, and a server that is
-//! shutting down. A server that does not know GO gets EXPORT_NAME.
+//! [`Outcome::refused`], but for the goal itself, a fenced session, TLS that the server insists on, and a server that
+//! is shutting down. A server that does not know GO gets EXPORT_NAME.
 
 mod collect;
 mod terms;

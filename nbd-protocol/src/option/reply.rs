@@ -23,7 +23,8 @@ impl ReplyHeader {
     /// Bytes on the wire.
     pub const SIZE: usize = 20;
 
-    /// The header at the front of `bytes`, or `None` while it is incomplete. Wrong magic is found as soon as it is there.
+    /// The header at the front of `bytes`, or `None` while it is incomplete. Wrong magic is found as soon as it is
+    /// there.
     pub fn decode(bytes: &[u8]) -> Result<Option<ReplyHeader>, DecodeError> {
         let what = "an option reply";
         if let Some(head) = bytes.first_chunk::<8>() {

@@ -20,7 +20,8 @@ impl OptionHeader {
     /// Bytes on the wire.
     pub const SIZE: usize = 16;
 
-    /// The header at the front of `bytes`, or `None` while it is incomplete. Wrong magic is found as soon as it is there.
+    /// The header at the front of `bytes`, or `None` while it is incomplete. Wrong magic is found as soon as it is
+    /// there.
     pub fn decode(bytes: &[u8]) -> Result<Option<OptionHeader>, DecodeError> {
         let what = "an option";
         if let Some(head) = bytes.first_chunk::<8>() {

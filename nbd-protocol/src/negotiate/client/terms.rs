@@ -140,7 +140,7 @@ pub enum ClientHandshakeError {
     #[error("the server speaks the oldstyle handshake, which is not supported")]
     Oldstyle,
     /// The server refused what can't be done without.
-    #[error("the server refused {option}: {reply}{}", if text.is_empty() { String::new() } else { format!(": {text}") })]
+    #[error("the server refused {option}: {reply}{}{text}", if text.is_empty() { "" } else { ": " })]
     Refused {
         /// Which option.
         option: Opt,

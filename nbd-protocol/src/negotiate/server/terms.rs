@@ -214,8 +214,8 @@ pub enum HandshakeError {
 }
 
 impl Negotiated {
-    /// What requests are checked against (see [`mod@crate::check`]), with the longest payload that is accepted: it may be
-    /// more than the client was told, because "SHOULD NOT treat 32 MiB as an attack".
+    /// What requests are checked against (see [`mod@crate::check`]), with the longest payload that is accepted: it may
+    /// be more than the client was told, because "SHOULD NOT treat 32 MiB as an attack".
     pub fn shape(&self, accepted_payload: u32) -> ExportShape {
         ExportShape {
             size: self.export.size,
