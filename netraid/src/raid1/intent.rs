@@ -110,9 +110,9 @@ impl Intent {
         &self.wanted
     }
 
-    /// Whether any write is under way.
-    pub fn is_idle(&self) -> bool {
-        self.held.is_empty()
+    /// The bits that every attached leg holds durably.
+    pub fn durable(&self) -> &ChunkSet {
+        &self.durable
     }
 
     /// Whether a page must be written.

@@ -160,3 +160,10 @@ pub struct LegImage {
     /// Its write-intent bitmap.
     pub dirty: ChunkSet,
 }
+
+impl LegImage {
+    /// Whether the leg's data is one state that the mirror once had, so that it may be put into service.
+    pub fn is_consistent(&self) -> bool {
+        self.record.consistent && !self.superblock.recovering
+    }
+}

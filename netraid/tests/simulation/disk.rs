@@ -24,10 +24,19 @@ pub struct Disk {
 }
 
 /// One durable step of a metadata update; a crash can come between any two.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub enum MetadataStep {
     Page(u32, Vec<u8>),
     Superblock(LegRecord, SuperState),
+}
+
+impl std::fmt::Debug for MetadataStep {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            MetadataStep::Page(page, bytes) => write!(f, "page {page} {:02x?}..", &bytes[..8.min(bytes.len())]),
+            MetadataStep::Superblock(record, state) => write!(f, "{record:?} {state:?}"),
+        }
+    }
 }
 
 /// The steps of an update, in the order in which a shell must make them durable.

@@ -143,10 +143,15 @@ impl World {
         self.tally.steps += 1;
         match self.random.below(100) {
             0..=29 => self.ask(),
-            30..=79 => self.progress_one(),
-            80..=88 => self.pass_time(),
-            89..=93 => self.connect_a_leg(),
-            94..=95 => self.cut_a_link(),
+            30..=79 => {
+                for _ in 0..1 + self.random.below(6) {
+                    self.progress_one();
+                }
+            }
+            80..=86 => self.pass_time(),
+            87..=91 => self.connect_a_leg(),
+            92..=94 => self.become_whole(),
+            95 => self.cut_a_link(),
             96 => self.target_loses_power(),
             97..=98 => self.crash_source(),
             _ => self.stop_and_start(),
@@ -211,6 +216,24 @@ impl World {
         if self.connections[slot].is_none() {
             self.tally.refusals += 1;
         }
+    }
+
+    /// Now and then nothing goes wrong for long enough.
+    fn become_whole(&mut self) {
+        if self.engine.as_ref().is_none_or(|engine| engine.halted().is_some()) {
+            return;
+        }
+        for slot in 0..self.shape.slots {
+            self.attach(slot);
+        }
+        let settled = |world: &World| {
+            let engine = world.engine.as_ref().unwrap();
+            let state = |slot: usize| engine.state(Slot::new(slot).unwrap());
+            engine.halted().is_some()
+                || (0..world.shape.slots)
+                    .all(|slot| matches!(state(slot), LegState::InSync | LegState::Absent))
+        };
+        self.run_until(settled, "settled");
     }
 
     fn cut_a_link(&mut self) {
@@ -317,19 +340,22 @@ impl World {
                     self.lose_power(slot);
                 });
         }
-        let candidates: Vec<usize> = in_sync
-            .iter()
-            .copied()
-            .filter(|slot| *slot != old)
-            .collect();
-        let next = match candidates.as_slice() {
+        // A leg that has just become equal may not say so on its disk yet: it would refuse to start. A node that went
+        // on through its targets after its own disk was expelled must not start from that disk. And a leg may have
+        // been told of a new generation that the others never heard of.
+        let startable: Vec<usize> =
+            in_sync.iter().copied().filter(|slot| self.is_newest(*slot)).collect();
+        let others: Vec<usize> = startable.iter().copied().filter(|slot| *slot != old).collect();
+        let next = match others.as_slice() {
+            [] if startable.is_empty() => self.newest(),
             [] => old,
-            others if self.random.chance(60) => {
+            others if !startable.contains(&old) || self.random.chance(60) => {
                 others[self.random.below(others.len() as u64) as usize]
             }
             _ => old,
         };
-        if everything || (power && next == old) {
+        // The last leg in sync may have lost its power with nobody left to tell.
+        if everything || (power && next == old) || startable.is_empty() {
             self.application.forget_volatile();
         }
         if next != old {
@@ -347,6 +373,21 @@ impl World {
         self.start_source(next);
     }
 
+    /// The leg that no other is newer than, by its own metadata: what an administrator would be told to start.
+    fn newest(&self) -> usize {
+        (0..self.shape.slots).find(|slot| self.is_newest(*slot)).expect("one leg is the newest")
+    }
+
+    fn is_newest(&self, slot: usize) -> bool {
+        let record = |slot: usize| &self.disks[slot].record().generations;
+        let consistent = self.disks[slot].image().is_some_and(|image| image.is_consistent());
+        consistent
+            && (0..self.shape.slots).filter(|other| *other != slot).all(|other| {
+                let decision = decide(record(slot), slot, record(other), other);
+                !matches!(decision.verdict, Verdict::FromPeer(_))
+            })
+    }
+
     fn stop_and_start(&mut self) {
         if self.engine.is_none() {
             return;
@@ -355,13 +396,24 @@ impl World {
         self.feed(Event::Stop);
         self.run_until(|world| world.stopped, "stopped");
         self.stopped = false;
-        self.engine = None;
+        let engine = self.engine.take().unwrap();
+        // A node whose own disk was expelled goes on through a target; its disk is behind from then on.
+        let in_sync = |slot: &usize| engine.state(Slot::new(*slot).unwrap()) == LegState::InSync;
+        let next = if in_sync(&self.source) {
+            self.source
+        } else {
+            (0..self.shape.slots).find(in_sync).unwrap_or_else(|| {
+                // The last leg in sync was lost, perhaps with its power.
+                self.application.forget_volatile();
+                self.newest()
+            })
+        };
         self.application.forget_questions();
         self.flights.retain(|flight| flight.outcome.is_none());
         self.connections
             .iter_mut()
             .for_each(|connection| *connection = None);
-        self.start_source(self.source);
+        self.start_source(next);
     }
 
     fn start_source(&mut self, slot: usize) {
@@ -710,15 +762,11 @@ impl World {
     /// Every fault is mended: the mirror must become whole, and all legs equal.
     fn heal_and_compare(&mut self) {
         self.note(|| "all faults are mended".into());
-        if self
-            .engine
-            .as_ref()
-            .is_some_and(|engine| engine.halted().is_some())
-        {
+        self.errors = 0;
+        self.run_until(|world| !world.application.is_waiting() && world.flights.is_empty(), "answered");
+        if self.engine.as_ref().is_some_and(|engine| engine.halted().is_some()) {
             self.crash_source();
         }
-        self.errors = 0;
-        self.run_until(|world| !world.application.is_waiting(), "answered");
         for slot in 0..self.shape.slots {
             self.attach(slot);
         }
@@ -760,12 +808,13 @@ impl World {
         let Some(engine) = self.engine.take() else {
             return;
         };
+        let authority = self.newest();
+        let record = |slot: usize| &self.disks[slot].record().generations;
         let behind = (0..self.shape.slots).find(|slot| {
-            let record = self.disks[*slot].record();
             engine.state(Slot::new(*slot).unwrap()) == LegState::Absent
-                && record.generations.current != Generation::NONE
-                && record.generations.current
-                    != self.disks[self.source].record().generations.current
+                && record(*slot).current != Generation::NONE
+                && *slot != authority
+                && record(*slot).current != record(authority).current
         });
         let Some(stale) = behind else { return };
         self.flights.clear();
@@ -777,7 +826,7 @@ impl World {
             self.tally.refusals += 1;
             return;
         };
-        let newer = self.disks[self.source].image().unwrap();
+        let newer = self.disks[authority].image().unwrap();
         let mut performed = BTreeMap::new();
         let mut effects = Vec::new();
         engine.handle(Event::Tick, 1, &mut effects);
@@ -810,7 +859,7 @@ impl World {
             }
         }
         assert!(!performed.is_empty(), "the stale leg was started");
-        let verdict = engine.consider(Slot::new(self.source).unwrap(), &newer);
+        let verdict = engine.consider(Slot::new(authority).unwrap(), &newer);
         assert!(
             verdict.is_err(),
             "a stale leg took the newer one as its target: {verdict:?}"

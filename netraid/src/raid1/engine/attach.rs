@@ -71,7 +71,7 @@ impl Engine {
         if image.record.generations.current == Generation::NONE && !force {
             return Err(Refusal::NoData(local));
         }
-        let consistent = image.record.consistent && !image.superblock.recovering;
+        let consistent = image.is_consistent();
         if !consistent && !force {
             return Err(Refusal::Inconsistent(local));
         }
@@ -235,8 +235,9 @@ impl Engine {
         if self.state(slot) != LegState::Attaching {
             return;
         }
-        // Whatever is dirty now: what it missed while away, its own, and the writes under way that it does not receive.
-        let missing = self.intent.dirty().clone();
+        // What it missed while away, its own, and the writes under way that it does not receive. A bit that is not
+        // durable yet belongs to a write that will reach this leg too, or to another leg's attachment.
+        let missing = self.intent.durable().clone();
         let unmarked = self.legs[slot.number()].record.consistent && !missing.is_empty();
         let Some(leg) = self.leg_mut(slot) else {
             return;

@@ -86,14 +86,8 @@ impl Engine {
                 request: flush.request,
                 outcome: Err(failure),
             });
-        } else if self.commit.durable >= self.commit.answer_from {
-            effects.push(Effect::Answer {
-                request: flush.request,
-                outcome: Ok(Answer::Done),
-            });
         } else {
-            self.unanswered
-                .push((flush.request, self.commit.answer_from));
+            self.answer_when_durable(flush.request, effects);
         }
     }
 
@@ -181,7 +175,8 @@ impl Engine {
         let resyncing = !self
             .slots_in(&[LegState::Attaching, LegState::Resync, LegState::Finishing])
             .is_empty();
-        if self.halted.is_none() && !self.clean && !resyncing {
+        let droppable = self.complete() && !self.intent.dirty().is_empty();
+        if self.halted.is_none() && !resyncing && (!self.clean || droppable) {
             self.intent.begin_cleaning();
             let quiet = self.intent.begin_cleaning();
             self.start_cleaning(quiet, effects);

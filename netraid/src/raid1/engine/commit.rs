@@ -24,6 +24,8 @@ struct UnderWay {
     attaching: SlotSet,
     /// Legs whose record said that they are in sync.
     in_sync: SlotSet,
+    /// What the other legs get once the local leg has it.
+    then: Vec<(Slot, Update)>,
 }
 
 impl Engine {
@@ -51,6 +53,10 @@ impl Engine {
             // The kernel takes a bitmap whose events are older than the superblock's for stale: keep them together.
             pages.insert(0);
         }
+        // A new superblock goes to the local leg first. Sent to all at once, a crash could leave a generation on a
+        // target that this node has never heard of, and the target would look newer although nothing was written.
+        let local_first = superblock && attached.contains(self.local);
+        let mut then = Vec::new();
         let shared = self.page_contents(pages.iter().copied());
         for slot in attached.iter() {
             let pages = if whole.contains(slot) {
@@ -65,13 +71,12 @@ impl Engine {
                 pages,
                 superblock,
             };
-            let operation = self.operation(slot, Purpose::Commit);
-            effects.push(Effect::Metadata {
-                operation,
-                slot,
-                update,
-            });
             self.legs[slot.number()].needs_whole_bitmap = false;
+            if local_first && slot != self.local {
+                then.push((slot, update));
+            } else {
+                self.send_metadata(slot, update, effects);
+            }
         }
         let version = self.commit.version;
         let in_sync = if superblock {
@@ -84,6 +89,16 @@ impl Engine {
             waiting: attached,
             attaching: whole,
             in_sync,
+            then,
+        });
+    }
+
+    fn send_metadata(&mut self, slot: Slot, update: Update, effects: &mut Vec<Effect>) {
+        let operation = self.operation(slot, Purpose::Commit);
+        effects.push(Effect::Metadata {
+            operation,
+            slot,
+            update,
         });
     }
 
@@ -144,22 +159,33 @@ impl Engine {
             self.leg_failed(slot, reason, effects);
             return;
         }
-        if let Some(under_way) = &mut self.commit.under_way {
-            under_way.waiting.remove(slot);
-        }
-        self.finish_commit(effects);
+        self.leg_has_metadata(slot, effects);
     }
 
     /// A leg was expelled: the commit does not wait for it any longer.
     pub(super) fn forget_leg_in_commit(&mut self, slot: Slot, effects: &mut Vec<Effect>) {
         if let Some(under_way) = &mut self.commit.under_way {
-            under_way.waiting.remove(slot);
             under_way.attaching.remove(slot);
-            self.finish_commit(effects);
+            under_way.then.retain(|(later, _)| *later != slot);
         }
+        self.leg_has_metadata(slot, effects);
         if self.halted.is_some() {
             self.fail_unlaunched(effects);
         }
+    }
+
+    /// The commit need not wait for this leg any longer.
+    fn leg_has_metadata(&mut self, slot: Slot, effects: &mut Vec<Effect>) {
+        let Some(under_way) = &mut self.commit.under_way else {
+            return;
+        };
+        under_way.waiting.remove(slot);
+        if slot == self.local {
+            for (slot, update) in std::mem::take(&mut under_way.then) {
+                self.send_metadata(slot, update, effects);
+            }
+        }
+        self.finish_commit(effects);
     }
 
     fn finish_commit(&mut self, effects: &mut Vec<Effect>) {

@@ -430,6 +430,11 @@ impl Engine {
         {
             let leg = &mut self.legs[slot.number()];
             leg.state = LegState::Resync;
+            // A last flush that is under way came too early.
+            self.operations.retain(|_, operation| {
+                (operation.slot, operation.purpose) != (slot, Purpose::FinishFlush)
+            });
+            let leg = &mut self.legs[slot.number()];
             for chunk in chunks.clone() {
                 leg.missing.insert(chunk);
             }

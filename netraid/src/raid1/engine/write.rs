@@ -18,6 +18,8 @@ pub(super) struct WriteJob {
     /// Whether it holds its chunks' bits.
     holding: bool,
     failure: Option<Failure>,
+    /// The last leg in sync failed it.
+    refused: bool,
 }
 
 impl Engine {
@@ -36,6 +38,7 @@ impl Engine {
             done: SlotSet::EMPTY,
             holding: false,
             failure: None,
+            refused: false,
         }));
         self.admit(job, offset, length);
     }
@@ -127,9 +130,17 @@ impl Engine {
             Ok(_) => write.done.insert(slot),
             Err(failure) => {
                 let reason = format!("failed a write at {}: {}", write.offset, failure.why);
+                let chunks = self.shape.chunks_of(write.offset, write.length);
                 write.failure = Some(failure);
                 if self.state(slot) != LegState::Absent {
                     self.leg_failed(slot, reason, effects);
+                }
+                if self.state(slot) == LegState::InSync {
+                    // The last leg in sync failed it and is kept: it failed, whatever other legs made of it.
+                    self.copy_again(chunks);
+                    if let Some(Job::Write(write)) = self.jobs.get_mut(&job) {
+                        write.refused = true;
+                    }
                 }
             }
         }
@@ -151,8 +162,7 @@ impl Engine {
                 .release(self.shape.chunks_of(write.offset, write.length));
         }
         self.release_range(write.ticket);
-        if write.done.and(self.in_sync()).is_empty() {
-            self.copy_again(self.shape.chunks_of(write.offset, write.length));
+        if write.refused || write.done.and(self.in_sync()).is_empty() {
             let failure = write.failure.unwrap_or_else(|| {
                 let why = self
                     .halted
@@ -164,15 +174,22 @@ impl Engine {
                 request: write.request,
                 outcome: Err(failure),
             });
-        } else if self.commit.durable >= self.commit.answer_from {
-            effects.push(Effect::Answer {
-                request: write.request,
-                outcome: Ok(Answer::Done),
-            });
         } else {
-            self.unanswered
-                .push((write.request, self.commit.answer_from));
+            self.answer_when_durable(write.request, effects);
         }
+    }
+
+    /// Answers with success, but not before the last expulsion is durable.
+    pub(super) fn answer_when_durable(&mut self, request: RequestId, effects: &mut Vec<Effect>) {
+        let outcome = match &self.halted {
+            _ if self.commit.durable >= self.commit.answer_from => Ok(Answer::Done),
+            Some(why) => Err(Failure::new(Errno::EIO, why.clone())),
+            None => {
+                self.unanswered.push((request, self.commit.answer_from));
+                return;
+            }
+        };
+        effects.push(Effect::Answer { request, outcome });
     }
 
     /// Answers the writes that waited only for an expulsion to be durable.
