@@ -1,0 +1,14 @@
+//! The server as its clients see it: raw bytes over unix sockets, and the program itself.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+mod client;
+mod commands;
+mod concurrency;
+mod devices;
+mod handshake;
+mod hostile;
+mod interop;
+mod program;
+mod setup;
+mod stale;
