@@ -1,0 +1,120 @@
+//! What a mirror says about itself, for people and for scripts: the document behind `netraid status --json`.
+//!
+//! Changes within a schema version only add fields. Sizes are in bytes, times in milliseconds.
+
+use serde::{Deserialize, Serialize};
+
+/// Name and version of the document's schema.
+pub const SCHEMA: &str = "netraid.status/1";
+
+/// One mirror as its source sees it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Always [`SCHEMA`].
+    pub schema: String,
+    /// Name of the mirror.
+    pub tag: String,
+    /// The node that answers; it is the source.
+    pub node: String,
+    /// Where the mirror can be used: an NBD URI for each listener.
+    pub uris: Vec<String>,
+    /// `embedded` or `md`.
+    pub backend: String,
+    /// Id of the array, in the form that `mdadm --examine` prints.
+    pub array_uuid: String,
+    /// Bytes that the application sees.
+    pub size: u64,
+    /// Bytes under one bit of the write-intent bitmap.
+    pub chunk: u64,
+    /// Number of chunks.
+    pub chunks: u64,
+    /// Chunks whose bit is set.
+    pub dirty_chunks: u64,
+    /// Bytes under those bits (the last chunk may be shorter).
+    pub dirty_bytes: u64,
+    /// Event counter of the superblocks.
+    pub events: u64,
+    /// `clean` or `active`, as the superblocks say.
+    pub array_state: String,
+    /// Generation of the data, in hexadecimal.
+    pub generation: String,
+    /// Why no write can be taken, if so.
+    pub halted: Option<String>,
+    /// The legs, by slot.
+    pub legs: Vec<LegStatus>,
+    /// The resync under way.
+    pub resync: Option<ResyncStatus>,
+    /// The last resync that ended.
+    pub last_resync: Option<ResyncEnd>,
+}
+
+/// One leg of a mirror.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LegStatus {
+    /// Its slot, which is its md raid-disk number.
+    pub slot: usize,
+    /// The node whose disk it is.
+    pub node: String,
+    /// Whether it is the disk of the node that answers.
+    pub local: bool,
+    /// Path or NBD URI; empty when none is configured.
+    pub location: String,
+    /// One of the words of [`word`].
+    pub status: String,
+    /// `UpToDate`, `Inconsistent`, `Outdated` or `DUnknown`.
+    pub disk: String,
+    /// Why it was expelled or refused last, or why it needs a full resync.
+    pub reason: Option<String>,
+    /// Bytes that it still misses, while it is being resynced.
+    pub missing_bytes: u64,
+}
+
+/// The status words shown to people.
+pub mod word {
+    /// The leg of the node that the application uses.
+    pub const SOURCE: &str = "Source";
+    /// In sync.
+    pub const TARGET: &str = "Target";
+    /// Being resynced.
+    pub const RESYNCING: &str = "Resyncing";
+    /// Connected or known, but not in sync and not being resynced.
+    pub const OUT_OF_SYNC: &str = "Out of Sync";
+    /// Its resync is paused.
+    pub const PAUSED: &str = "Paused";
+    /// Not connected.
+    pub const UNKNOWN: &str = "Unknown";
+    /// Written without the others.
+    pub const SPLIT_BRAIN: &str = "Split Brain";
+}
+
+/// A resync under way.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ResyncStatus {
+    /// Bytes copied so far, zeroes included.
+    pub copied: u64,
+    /// Of them, bytes that crossed the network.
+    pub sent: u64,
+    /// Bytes still to be copied.
+    pub left: u64,
+    /// 0 to 100.
+    pub percent: f64,
+    /// Bytes a second, since it began.
+    pub speed: u64,
+    /// Milliseconds until it ends at this speed, if that can be told.
+    pub time_left_ms: Option<u64>,
+    /// Somebody stopped it for now.
+    pub paused: bool,
+}
+
+/// A resync that ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ResyncEnd {
+    /// How many resyncs have ended since the mirror was started, this one included.
+    pub number: u64,
+    /// Bytes copied, zeroes included.
+    pub copied: u64,
+    /// Of them, bytes that crossed the network.
+    pub sent: u64,
+    /// How long it took.
+    pub elapsed_ms: u64,
+}
