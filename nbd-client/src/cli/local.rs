@@ -11,6 +11,7 @@ use linux_sys::buffer::Buffer;
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, OFlag, fallocate};
 use nix::unistd::{Whence, lseek};
+use tokio::sync::Mutex;
 
 use super::exit::Exit;
 use super::place::Run;
@@ -22,6 +23,8 @@ pub(crate) struct Local {
     path: PathBuf,
     size: u64,
     block_device: bool,
+    /// The kernel lets one writer at a time at a file, and others spin; here they wait without keeping a processor.
+    turn: Mutex<()>,
     /// Made or emptied by us: reads as zeroes wherever nothing was written.
     pub(crate) empty: bool,
 }
@@ -102,6 +105,7 @@ impl Local {
             size,
             block_device,
             empty: false,
+            turn: Mutex::new(()),
         })
     }
 
@@ -142,7 +146,8 @@ impl Local {
         Ok(buffer.freeze())
     }
 
-    pub(crate) fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+    pub(crate) async fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        let _turn = self.turn.lock().await;
         self.file.write_all_at(data, offset)
     }
 

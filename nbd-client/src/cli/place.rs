@@ -139,6 +139,7 @@ impl Place {
         match &self.medium {
             Medium::Local(local) => local
                 .write(offset, &data)
+                .await
                 .map_err(|error| self.failed("write", offset, &error)),
             Medium::Remote(client, _) => client
                 .write(offset, data, false)
