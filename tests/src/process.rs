@@ -55,12 +55,30 @@ impl Finished {
 
 impl std::fmt::Display for Finished {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (stdout, stderr) = (shortened(&self.stdout), shortened(&self.stderr));
         write!(
             f,
-            "{}\n{}\n-- stdout\n{}-- stderr\n{}",
-            self.command, self.status, self.stdout, self.stderr
+            "{}\n{}\n-- stdout\n{stdout}-- stderr\n{stderr}",
+            self.command, self.status
         )
     }
+}
+
+/// The first and the last lines of what a program said.
+fn shortened(text: &str) -> String {
+    const KEPT: usize = 40;
+    let lines: Vec<&str> = text.lines().collect();
+    if lines.len() <= 2 * KEPT {
+        return text.to_owned();
+    }
+    let (first, last) = (
+        lines[..KEPT].join("\n"),
+        lines[lines.len() - KEPT..].join("\n"),
+    );
+    format!(
+        "{first}\n-- {} lines left out\n{last}\n",
+        lines.len() - 2 * KEPT
+    )
 }
 
 /// Runs a program to its end, at most [`DEADLINE`].
