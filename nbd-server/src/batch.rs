@@ -16,6 +16,11 @@ pub fn batch<R>(run: impl FnOnce() -> R) -> R {
     run()
 }
 
+/// Whether a batch is open on this thread. A device to which a connection submits inside one is kicked when it ends.
+pub fn is_open() -> bool {
+    DEPTH.get() > 0
+}
+
 /// Whether a device may block the calling thread for one access of its medium: nothing else of the connection that
 /// this thread serves is waiting or in flight. False on every thread that is not a connection's own.
 pub fn may_wait() -> bool {

@@ -68,16 +68,27 @@ enum LogFormat {
 pub fn main() -> ExitCode {
     // First of all: what the service manager passed must not be mistaken for something of our own.
     let passed = linux_sys::passed::take();
+    // Threads come and go with clients; what each leaves in an arena of its own would add up.
+    linux_sys::heap::limit_arenas(ARENAS);
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
-        Err(error) => {
+        Err(error) if error.use_stderr() => {
+            let rendered = error.render().to_string();
+            let problem = rendered
+                .lines()
+                .map(str::trim)
+                .take_while(|line| !line.starts_with("Usage:"));
+            let problem = problem
+                .filter(|line| !line.is_empty() && !line.starts_with("For more"))
+                .collect::<Vec<_>>();
+            let problem = problem.join("; ");
+            let problem = problem.strip_prefix("error: ").unwrap_or(&problem);
+            return complain(&format!("{problem} (see nbd-server --help)"), USAGE);
+        }
+        Err(help) => {
             // Fails only when the output is closed, and then nobody reads it.
-            let _ = error.print();
-            return if error.use_stderr() {
-                USAGE.into()
-            } else {
-                ExitCode::SUCCESS
-            };
+            let _ = help.print();
+            return ExitCode::SUCCESS;
         }
     };
     // Before any thread is started, so that all of them inherit it and only `wait` below takes signals.
@@ -288,6 +299,7 @@ fn complain(problem: &str, code: u8) -> ExitCode {
 /// Wrong usage or configuration.
 const USAGE: u8 = 2;
 const FAILED: u8 = 1;
+const ARENAS: u16 = 2;
 const STOP_SECONDS: u64 = 20;
 const EXAMPLES: &str = "\
 Examples:

@@ -140,6 +140,16 @@ impl Export {
         self.settle(dropped);
     }
 
+    /// Forgets a connection that has ended.
+    pub(crate) fn leave(&self, line: &Arc<Line>) {
+        let mut gate = self.lock();
+        let gone = Arc::as_ptr(line);
+        gate.lines.retain(|known| known.as_ptr() != gone);
+        for newest in gate.sessions.values_mut() {
+            newest.lines.retain(|known| known.as_ptr() != gone);
+        }
+    }
+
     /// Ends every connection and lets none begin: the export is being removed.
     pub(crate) fn close(&self) {
         let mut gate = self.lock();

@@ -17,6 +17,7 @@ pub mod export;
 pub mod file;
 mod line;
 pub mod listener;
+mod memory;
 mod pending;
 pub mod range_lock;
 mod reply;

@@ -227,16 +227,14 @@ fn clear_the_way(path: &Path) -> Result<(), ListenError> {
     }
 }
 
-/// Ends [`accept_all`] from another thread.
+/// Wakes [`accept_all`] from another thread.
 #[derive(Clone, Debug)]
 pub(crate) struct Waker(Arc<EventFd>);
 
 impl Waker {
     pub(crate) fn new() -> io::Result<Waker> {
-        Ok(Waker(Arc::new(EventFd::from_value_and_flags(
-            0,
-            EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK,
-        )?)))
+        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+        Ok(Waker(Arc::new(EventFd::from_value_and_flags(0, flags)?)))
     }
 
     pub(crate) fn wake(&self) {
@@ -245,44 +243,72 @@ impl Waker {
     }
 }
 
-/// Accepts from all listeners until the waker ends it.
-pub(crate) fn accept_all(listeners: &[Listener], waker: &Waker, mut welcome: impl FnMut(Socket)) {
+/// What the accepting thread does besides waiting.
+pub(crate) trait Host {
+    /// A client has come.
+    fn welcome(&self, socket: Socket);
+    /// Asked after each wake-up: whether to accept nobody any more.
+    fn is_closing(&self) -> bool;
+    /// Some time after a wake-up, when no client has come meanwhile.
+    fn tidy_up(&self);
+}
+
+/// Accepts from all listeners until `host` is closing.
+pub(crate) fn accept_all(listeners: &[Listener], waker: &Waker, host: &impl Host) {
+    let mut untidy = false;
     loop {
         let mut set: Vec<PollFd<'_>> = listeners.iter().map(Listener::as_poll).collect();
         set.push(PollFd::new(waker.0.as_fd(), PollFlags::POLLIN));
-        if let Err(error) = poll(&mut set, PollTimeout::NONE)
-            && error != nix::errno::Errno::EINTR
-        {
-            tracing::error!(%error, "waiting for clients failed");
-            std::thread::sleep(BREATH);
+        let timeout = if untidy {
+            PollTimeout::from(QUIET_MS)
+        } else {
+            PollTimeout::NONE
+        };
+        match poll(&mut set, timeout) {
+            Ok(0) => {
+                untidy = false;
+                host.tidy_up();
+            }
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Err(error) => {
+                tracing::error!(%error, "waiting for clients failed");
+                std::thread::sleep(BREATH);
+            }
         }
         let ready = |entry: &PollFd<'_>| entry.revents().is_some_and(|events| !events.is_empty());
         if set.last().is_some_and(ready) {
-            return;
+            // Nothing to read would mean that it was a false alarm.
+            let _ = waker.0.read();
+            if host.is_closing() {
+                return;
+            }
+            untidy = true;
         }
         for (listener, entry) in listeners.iter().zip(&set) {
-            if !ready(entry) {
-                continue;
-            }
-            match listener.accept() {
-                Ok(socket) => welcome(socket),
-                Err(error) => match error.raw_os_error() {
-                    // Descriptors or memory are short: without a pause this would spin.
-                    Some(
-                        nix::libc::EMFILE
-                        | nix::libc::ENFILE
-                        | nix::libc::ENOBUFS
-                        | nix::libc::ENOMEM,
-                    ) => {
-                        tracing::warn!(%error, listener = %listener.address, "a client can't be accepted now");
-                        std::thread::sleep(BREATH);
-                    }
-                    // The client has left again, or another process took it.
-                    _ => tracing::debug!(%error, listener = %listener.address, "accepting failed"),
-                },
+            if ready(entry) {
+                accept_one(listener, host);
             }
         }
     }
 }
 
+fn accept_one(listener: &Listener, host: &impl Host) {
+    match listener.accept() {
+        Ok(socket) => host.welcome(socket),
+        Err(error) => match error.raw_os_error() {
+            // Descriptors or memory are short: without a pause this would spin.
+            Some(
+                nix::libc::EMFILE | nix::libc::ENFILE | nix::libc::ENOBUFS | nix::libc::ENOMEM,
+            ) => {
+                tracing::warn!(%error, listener = %listener.address, "a client can't be accepted now");
+                std::thread::sleep(BREATH);
+            }
+            // The client has left again, or another process took it.
+            _ => tracing::debug!(%error, listener = %listener.address, "accepting failed"),
+        },
+    }
+}
+
+/// Threads of clients that have left are gone by then.
+const QUIET_MS: u16 = 500;
 const BREATH: Duration = Duration::from_millis(100);

@@ -14,8 +14,9 @@ use nbd_protocol::negotiate::server::ServerPolicy;
 
 use crate::export::Export;
 use crate::line::{Limits, Line};
-use crate::listener::{Listener, Waker, accept_all};
-use crate::{connection, listener};
+use crate::listener::{Host, Listener, Waker, accept_all};
+use crate::socket::Socket;
+use crate::{connection, listener, memory};
 
 /// Bounds on what clients can take.
 #[derive(Clone, Debug)]
@@ -112,6 +113,7 @@ impl Server {
             nobody: Condvar::new(),
             next_line: AtomicU64::new(1),
             stopping: AtomicBool::new(false),
+            waker: waker.clone(),
         });
         let accepting = {
             let (shared, waker) = (Arc::clone(&shared), waker.clone());
@@ -119,7 +121,7 @@ impl Server {
             std::thread::Builder::new()
                 .name("nbd-accept".to_owned())
                 .stack_size(STACK)
-                .spawn(move || accept_all(&listeners, &waker, |socket| shared.welcome(socket)))
+                .spawn(move || accept_all(&listeners, &waker, &shared))
                 .map_err(ServerError::Start)?
         };
         Ok(ServerHandle {
@@ -248,29 +250,12 @@ pub(crate) struct Shared {
     nobody: Condvar,
     next_line: AtomicU64,
     stopping: AtomicBool,
+    waker: Waker,
 }
 
-impl Shared {
-    pub(crate) fn is_stopping(&self) -> bool {
-        self.stopping.load(Ordering::SeqCst)
-    }
-
-    /// The export that a client means by `name`.
-    pub(crate) fn find_export(&self, name: &str) -> Option<Arc<Export>> {
-        let exports = self
-            .exports
-            .read()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
-        let named = exports.iter().find(|export| export.name() == name);
-        match (named, exports.as_slice()) {
-            (Some(export), _) => Some(Arc::clone(export)),
-            (None, [only]) if name.is_empty() => Some(Arc::clone(only)),
-            _ => None,
-        }
-    }
-
+impl Host for Arc<Shared> {
     /// Gives a new connection its thread.
-    fn welcome(self: &Arc<Self>, socket: crate::socket::Socket) {
+    fn welcome(&self, socket: Socket) {
         let id = self.next_line.fetch_add(1, Ordering::Relaxed);
         let limits = Limits {
             requests: self.options.max_requests,
@@ -304,6 +289,36 @@ impl Shared {
         if let Err(error) = spawned {
             tracing::warn!(%error, "no thread for a new connection, closing it");
             self.lines().remove(&id);
+        }
+    }
+
+    fn is_closing(&self) -> bool {
+        self.is_stopping()
+    }
+
+    fn tidy_up(&self) {
+        if self.lines().is_empty() {
+            memory::give_back();
+        }
+    }
+}
+
+impl Shared {
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
+    }
+
+    /// The export that a client means by `name`.
+    pub(crate) fn find_export(&self, name: &str) -> Option<Arc<Export>> {
+        let exports = self
+            .exports
+            .read()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let named = exports.iter().find(|export| export.name() == name);
+        match (named, exports.as_slice()) {
+            (Some(export), _) => Some(Arc::clone(export)),
+            (None, [only]) if name.is_empty() => Some(Arc::clone(only)),
+            _ => None,
         }
     }
 
@@ -354,13 +369,18 @@ struct Leaving<'a> {
 impl Drop for Leaving<'_> {
     fn drop(&mut self) {
         self.line.cut();
-        if let (true, Some(export)) = (std::thread::panicking(), self.line.export.get()) {
-            export.abandon(self.line);
+        if let Some(export) = self.line.export.get() {
+            if std::thread::panicking() {
+                export.abandon(self.line);
+            }
+            export.leave(self.line);
         }
         let mut lines = self.shared.lines();
         lines.remove(&self.line.id);
         if lines.is_empty() {
             self.shared.nobody.notify_all();
+            drop(lines);
+            self.shared.waker.wake();
         }
     }
 }
@@ -408,5 +428,6 @@ fn flush(export: &Export, deadline: Instant) -> bool {
     }
 }
 
-/// Of each thread; only what is touched takes memory.
-const STACK: usize = 256 << 10;
+/// Of each thread; only what is touched takes memory. (The C library keeps 40 MiB of the stacks of threads that have
+/// ended: smaller ones would be more, each with a few touched pages.)
+const STACK: usize = 512 << 10;

@@ -2,11 +2,10 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
-use linux_sys::buffer::{self, Buffer};
+use linux_sys::buffer::Buffer;
 use linux_sys::socket::{Wait, receive};
 use nix::sys::socket::{MsgFlags, recv};
 
@@ -77,16 +76,7 @@ impl Input {
     fn rest(&mut self, socket: &Socket) -> Result<(), End> {
         self.buffer = BytesMut::new();
         self.window = SMALLEST;
-        if LAST_TRIM.lock().is_ok_and(|mut last| {
-            let due = last.is_none_or(|last: Instant| last.elapsed() > IDLE);
-            if due {
-                *last = Some(Instant::now());
-            }
-            due
-        }) {
-            buffer::release_free();
-            linux_sys::heap::trim();
-        }
+        crate::memory::give_back_sometimes();
         self.timed = false;
         socket.set_receive_timeout(None).map_err(End::Receive)
     }
@@ -177,9 +167,6 @@ impl Input {
         }
     }
 }
-
-/// When free memory was given back to the system last; a thousand connections may become idle at once.
-static LAST_TRIM: Mutex<Option<Instant>> = Mutex::new(None);
 
 /// What an idle connection asks for. The buffer grows by what comes.
 const SMALLEST: usize = 4 << 10;

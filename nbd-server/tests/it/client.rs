@@ -65,8 +65,13 @@ impl Client {
     pub fn greet(path: &Path) -> Client {
         let stream = UnixStream::connect(path).unwrap();
         // A server that does not answer fails the test instead of hanging it.
-        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        let mut client = Client { stream, structured: false };
+        stream
+            .set_read_timeout(Some(Duration::from_secs(20)))
+            .unwrap();
+        let mut client = Client {
+            stream,
+            structured: false,
+        };
         assert_eq!(client.bytes(18), b"NBDMAGICIHAVEOPT\0\x03");
         client
     }
@@ -153,8 +158,18 @@ impl Client {
             0x6744_6698 => {
                 let error = u32::from_be_bytes(self.number());
                 let cookie = u64::from_be_bytes(self.number());
-                let payload = if error == 0 { self.bytes(data) } else { Vec::new() };
-                Answer { cookie, error, done: true, kind: 0, payload }
+                let payload = if error == 0 {
+                    self.bytes(data)
+                } else {
+                    Vec::new()
+                };
+                Answer {
+                    cookie,
+                    error,
+                    done: true,
+                    kind: 0,
+                    payload,
+                }
             }
             0x668e_33ef => {
                 assert!(self.structured, "a chunk without negotiation");
@@ -167,7 +182,13 @@ impl Client {
                     0 => 0,
                     _ => u32::from_be_bytes(payload[..4].try_into().unwrap()),
                 };
-                Answer { cookie, error, done: flags & 1 == 1, kind, payload }
+                Answer {
+                    cookie,
+                    error,
+                    done: flags & 1 == 1,
+                    kind,
+                    payload,
+                }
             }
             magic => panic!("neither a reply nor a chunk: {magic:#x}"),
         }

@@ -16,7 +16,10 @@ fn server() -> (TestServer, std::path::PathBuf, tempfile::TempDir) {
 
 fn content(path: &std::path::Path, offset: u64, length: usize) -> Vec<u8> {
     let mut bytes = vec![0xee; length];
-    std::fs::File::open(path).unwrap().read_exact_at(&mut bytes, offset).unwrap();
+    std::fs::File::open(path)
+        .unwrap()
+        .read_exact_at(&mut bytes, offset)
+        .unwrap();
     bytes
 }
 
@@ -26,13 +29,28 @@ fn what_is_written_is_read_back_at_every_size() {
     let mut client = server.attach();
     let mut structured = server.attach_structured();
     // Around the borders of the receive buffer, of short payloads and of split reads.
-    for (step, length) in [1usize, 511, 4096, 32767, 32768, 32769, 65536, 262_144, 262_145, 1 << 20, 3 << 20]
-        .into_iter()
-        .enumerate()
+    for (step, length) in [
+        1usize,
+        511,
+        4096,
+        32767,
+        32768,
+        32769,
+        65536,
+        262_144,
+        262_145,
+        1 << 20,
+        3 << 20,
+    ]
+    .into_iter()
+    .enumerate()
     {
         let offset = 13 * step as u64;
         let data: Vec<u8> = (0..length).map(|index| (index * 7 + step) as u8).collect();
-        assert_eq!(client.call_write(if step % 2 == 0 { FUA } else { 0 }, offset, &data), 0);
+        assert_eq!(
+            client.call_write(if step % 2 == 0 { FUA } else { 0 }, offset, &data),
+            0
+        );
         assert_eq!(content(&path, offset, length), data);
         assert!(client.call_read(offset, length as u32) == data);
         structured.request(READ, 0, 9, offset, length as u32);
@@ -65,7 +83,10 @@ fn many_requests_in_one_packet_are_all_answered() {
         message.extend([cookie as u8; 512]);
     }
     client.send(&message);
-    let mut cookies: Vec<u64> = (0..300).map(|_| client.answer(0)).map(|answer| answer.cookie).collect();
+    let mut cookies: Vec<u64> = (0..300)
+        .map(|_| client.answer(0))
+        .map(|answer| answer.cookie)
+        .collect();
     cookies.sort();
     assert_eq!(cookies, (0..300).collect::<Vec<u64>>());
     for cookie in 0..300u64 {
@@ -96,10 +117,18 @@ fn errors_are_those_of_the_protocol_and_the_connection_stays() {
     assert_eq!(client.call(99, 0, 0, 512), EINVAL);
     assert_eq!(client.call(8, 0, 0, 512), EINVAL);
     assert_eq!(client.call(READ, 1 << 9, 0, 512), EINVAL);
-    assert_eq!(client.call(READ, DF, 0, 512), EINVAL, "DF needs structured replies");
+    assert_eq!(
+        client.call(READ, DF, 0, 512),
+        EINVAL,
+        "DF needs structured replies"
+    );
     assert_eq!(client.call(TRIM, NO_HOLE, 0, 512), EINVAL);
     assert_eq!(client.call(FLUSH, 0, 0, 512), EINVAL);
-    assert_eq!(client.call(BLOCK_STATUS, 0, 0, 512), EINVAL, "no context was negotiated");
+    assert_eq!(
+        client.call(BLOCK_STATUS, 0, 0, 512),
+        EINVAL,
+        "no context was negotiated"
+    );
     // FUA is taken with any command.
     assert_eq!(client.call(FLUSH, FUA, 0, 0), 0);
     assert_eq!(client.call(CACHE, FUA, 0, 4096), 0);
@@ -126,7 +155,10 @@ fn structured_errors_carry_a_sentence() {
     let mut client = server.attach_structured();
     client.request(READ, 0, 4, SIZE, 1 << 20);
     let chunks = client.chunks();
-    assert_eq!((chunks.len(), chunks[0].kind, chunks[0].error), (1, 0x8001, EINVAL));
+    assert_eq!(
+        (chunks.len(), chunks[0].kind, chunks[0].error),
+        (1, 0x8001, EINVAL)
+    );
     assert!(String::from_utf8_lossy(&chunks[0].payload[6..]).contains("beyond the end"));
 }
 
@@ -136,7 +168,9 @@ fn payloads_up_to_64_mib_are_taken_and_a_refused_one_is_consumed() {
     let (path, device) = file_device(&directory, 65 << 20);
     let server = TestServer::of(device);
     let mut client = server.attach();
-    let data: Vec<u8> = (0..64 << 20).map(|index: u32| (index >> 12) as u8).collect();
+    let data: Vec<u8> = (0..64 << 20)
+        .map(|index: u32| (index >> 12) as u8)
+        .collect();
     assert_eq!(client.call_write(0, 1 << 20, &data), 0);
     assert!(content(&path, 1 << 20, 64 << 20) == data);
     assert!(client.call_read(1 << 20, 64 << 20) == data);
@@ -167,16 +201,24 @@ fn trim_and_write_zeroes_read_back_as_zeroes_and_give_back_or_keep_the_space() {
     let mut client = server.attach();
     let allocated = || std::fs::metadata(&path).unwrap().blocks() * 512;
     let fill = |client: &mut Client| assert_eq!(client.call_write(FUA, 0, &vec![0xaa; 4 << 20]), 0);
-    for (kind, flags, keeps) in
-        [(TRIM, 0, false), (WRITE_ZEROES, 0, false), (WRITE_ZEROES, NO_HOLE, true), (WRITE_ZEROES, FAST_ZERO, false)]
-    {
+    for (kind, flags, keeps) in [
+        (TRIM, 0, false),
+        (WRITE_ZEROES, 0, false),
+        (WRITE_ZEROES, NO_HOLE, true),
+        (WRITE_ZEROES, FAST_ZERO, false),
+    ] {
         fill(&mut client);
         // Not aligned to anything: exactly the range becomes zero.
         assert_eq!(client.call(kind, flags | FUA, 1001, 3 << 20), 0);
         assert_eq!(content(&path, 0, 1001), [0xaa; 1001]);
         assert!(content(&path, 1001, 3 << 20) == vec![0; 3 << 20]);
         assert_eq!(content(&path, 1001 + (3 << 20), 1000), [0xaa; 1000]);
-        assert_eq!(allocated() >= 4 << 20, keeps, "{kind} {flags}: {} bytes allocated", allocated());
+        assert_eq!(
+            allocated() >= 4 << 20,
+            keeps,
+            "{kind} {flags}: {} bytes allocated",
+            allocated()
+        );
     }
     assert_eq!(std::fs::metadata(&path).unwrap().len(), SIZE);
 }
@@ -189,10 +231,16 @@ fn block_status_tells_data_from_holes() {
     client.request(BLOCK_STATUS, 0, 1, 512 << 10, 3 << 20);
     let chunks = client.chunks();
     assert_eq!((chunks.len(), chunks[0].kind), (1, 5));
-    let numbers: Vec<u32> =
-        chunks[0].payload.chunks(4).map(|bytes| u32::from_be_bytes(bytes.try_into().unwrap())).collect();
+    let numbers: Vec<u32> = chunks[0]
+        .payload
+        .chunks(4)
+        .map(|bytes| u32::from_be_bytes(bytes.try_into().unwrap()))
+        .collect();
     // Context 1; half a MiB of hole, one of data, then hole up to the end or as far as the range goes.
-    assert_eq!(numbers[..6], [numbers[0], 512 << 10, 3, 1 << 20, 0, numbers[5]]);
+    assert_eq!(
+        numbers[..6],
+        [numbers[0], 512 << 10, 3, 1 << 20, 0, numbers[5]]
+    );
     assert!(numbers[5] >= 3 << 19 && numbers[6] == 3, "{numbers:?}");
     client.request(BLOCK_STATUS, REQ_ONE, 1, 1 << 20, 4096);
     let one = client.chunks();
@@ -205,12 +253,27 @@ fn each_selected_context_gets_its_chunk_and_the_last_one_ends_the_reply() {
     let server = TestServer::of(GateDevice::new(4096));
     let mut client = Client::connect(&server.socket);
     client.structured("disk");
-    let replies = client.option(SET_META_CONTEXT, &meta("disk", &["x-netraid:test", "base:allocation"]));
-    assert_eq!(replies.iter().filter(|reply| reply.0 == REP_META_CONTEXT).count(), 2);
+    let replies = client.option(
+        SET_META_CONTEXT,
+        &meta("disk", &["x-netraid:test", "base:allocation"]),
+    );
+    assert_eq!(
+        replies
+            .iter()
+            .filter(|reply| reply.0 == REP_META_CONTEXT)
+            .count(),
+        2
+    );
     assert_eq!(client.go("disk"), ACK);
     client.request(BLOCK_STATUS, 0, 1, 0, 4096);
     let chunks = client.chunks();
-    assert_eq!(chunks.iter().map(|chunk| (chunk.kind, chunk.done)).collect::<Vec<_>>(), [(5, false), (5, true)]);
+    assert_eq!(
+        chunks
+            .iter()
+            .map(|chunk| (chunk.kind, chunk.done))
+            .collect::<Vec<_>>(),
+        [(5, false), (5, true)]
+    );
     assert_ne!(chunks[0].payload[..4], chunks[1].payload[..4]);
 }
 
@@ -226,7 +289,11 @@ fn a_flush_on_one_connection_covers_what_was_answered_on_another() {
     assert_eq!(device.seen(), ["Write(0+512, fua false)", "Flush"]);
     let mut client = Client::connect(&server.socket);
     let info = client.option(INFO, &go_data("disk"));
-    assert_eq!(u16::from_be_bytes([info[0].1[10], info[0].1[11]]) >> 8 & 1, 1, "CAN_MULTI_CONN");
+    assert_eq!(
+        u16::from_be_bytes([info[0].1[10], info[0].1[11]]) >> 8 & 1,
+        1,
+        "CAN_MULTI_CONN"
+    );
 }
 
 #[test]

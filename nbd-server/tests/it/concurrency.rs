@@ -25,7 +25,10 @@ fn a_later_request_may_be_answered_before_an_earlier_one() {
 #[test]
 fn an_export_that_hangs_does_not_stall_another_one() {
     let slow = GateDevice::new(4096);
-    let server = TestServer::new(vec![("slow", slow.clone()), ("quick", GateDevice::new(4096))]);
+    let server = TestServer::new(vec![
+        ("slow", slow.clone()),
+        ("quick", GateDevice::new(4096)),
+    ]);
     slow.hold(|_| true);
     let mut stuck = Client::attach(&server.socket, "slow");
     for cookie in 0..200 {
@@ -37,7 +40,10 @@ fn an_export_that_hangs_does_not_stall_another_one() {
         assert_eq!(client.call_read(0, 4), [0; 4]);
     }
     slow.open();
-    assert_eq!((0..200).map(|_| stuck.answer(4).cookie).collect::<Vec<_>>(), (0..200).collect::<Vec<_>>());
+    assert_eq!(
+        (0..200).map(|_| stuck.answer(4).cookie).collect::<Vec<_>>(),
+        (0..200).collect::<Vec<_>>()
+    );
 }
 
 #[test]
@@ -45,15 +51,26 @@ fn a_client_that_never_reads_holds_bounded_memory_and_nobody_else() {
     let device = GateDevice::new(1 << 20);
     let server = TestServer::of(device.clone());
     let mut greedy = server.attach();
-    greedy.stream.set_write_timeout(Some(Duration::from_millis(300))).unwrap();
+    greedy
+        .stream
+        .set_write_timeout(Some(Duration::from_millis(300)))
+        .unwrap();
     // Asks for a MiB as often as the server takes it.
     let mut asked = 0;
-    while std::io::Write::write_all(&mut greedy.stream, &request_bytes(READ, 0, asked, 0, 1 << 20)).is_ok() {
+    while std::io::Write::write_all(
+        &mut greedy.stream,
+        &request_bytes(READ, 0, asked, 0, 1 << 20),
+    )
+    .is_ok()
+    {
         asked += 1;
         assert!(asked < 1_000_000, "the server takes requests without end");
     }
     let begun = device.seen().len();
-    assert!(begun <= 66, "{begun} MiB were read for a client that takes nothing");
+    assert!(
+        begun <= 66,
+        "{begun} MiB were read for a client that takes nothing"
+    );
     let mut other = server.attach();
     assert_eq!(other.call_write(0, 0, &[7; 4096]), 0);
     assert_eq!(other.call_read(0, 2), [7, 7]);
@@ -132,7 +149,16 @@ fn a_long_queue_behind_one_range_does_not_overflow_a_stack() {
     }
     device.open();
     for client in &mut clients {
-        assert_eq!((0..200).map(|_| client.answer(0).cookie).collect::<Vec<_>>(), (0..200).collect::<Vec<_>>());
+        assert_eq!(
+            (0..200)
+                .map(|_| client.answer(0).cookie)
+                .collect::<Vec<_>>(),
+            (0..200).collect::<Vec<_>>()
+        );
     }
-    assert_eq!(device.byte(0), 7, "the last one to arrive is the last one to land");
+    assert_eq!(
+        device.byte(0),
+        7,
+        "the last one to arrive is the last one to land"
+    );
 }

@@ -23,8 +23,16 @@ struct State {
 
 impl GateDevice {
     pub fn new(size: usize) -> Arc<GateDevice> {
-        let state = State { data: vec![0; size], holding: |_| false, held: Vec::new(), seen: Vec::new() };
-        Arc::new(GateDevice { state: Mutex::new(state), changed: Condvar::new() })
+        let state = State {
+            data: vec![0; size],
+            holding: |_| false,
+            held: Vec::new(),
+            seen: Vec::new(),
+        };
+        Arc::new(GateDevice {
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+        })
     }
 
     /// From now on commands for which `which` is true are held.
@@ -35,9 +43,16 @@ impl GateDevice {
     /// Waits until `count` commands are held.
     pub fn wait_for_held(&self, count: usize) {
         let state = self.lock();
-        let (state, waited) =
-            self.changed.wait_timeout_while(state, PATIENCE, |state| state.held.len() < count).unwrap();
-        assert!(!waited.timed_out(), "held: {:?}, seen: {:?}", state.held, state.seen);
+        let (state, waited) = self
+            .changed
+            .wait_timeout_while(state, PATIENCE, |state| state.held.len() < count)
+            .unwrap();
+        assert!(
+            !waited.timed_out(),
+            "held: {:?}, seen: {:?}",
+            state.held,
+            state.seen
+        );
     }
 
     /// Does what is held, oldest first, and holds nothing any more.
@@ -82,9 +97,13 @@ impl GateDevice {
 
 impl State {
     fn perform(&mut self, command: Command) -> Outcome {
-        let range = command.range().map(|(offset, length)| offset as usize..(offset + length) as usize);
+        let range = command
+            .range()
+            .map(|(offset, length)| offset as usize..(offset + length) as usize);
         match (command, range) {
-            (Command::Read { .. }, Some(range)) => Ok(Answer::Data(Bytes::copy_from_slice(&self.data[range]))),
+            (Command::Read { .. }, Some(range)) => {
+                Ok(Answer::Data(Bytes::copy_from_slice(&self.data[range])))
+            }
             (Command::Write { data, .. }, Some(range)) => {
                 self.data[range].copy_from_slice(&data);
                 Ok(Answer::Done)
@@ -93,9 +112,15 @@ impl State {
                 self.data[range].fill(0);
                 Ok(Answer::Done)
             }
-            (Command::BlockStatus { length, context, .. }, _) => {
-                Ok(Answer::Extents(vec![Extent { length, status: context as u64 }]))
-            }
+            (
+                Command::BlockStatus {
+                    length, context, ..
+                },
+                _,
+            ) => Ok(Answer::Extents(vec![Extent {
+                length,
+                status: context as u64,
+            }])),
             _ => Ok(Answer::Done),
         }
     }

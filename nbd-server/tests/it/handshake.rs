@@ -9,7 +9,10 @@ use crate::devices::GateDevice;
 use crate::setup::TestServer;
 
 fn server() -> TestServer {
-    TestServer::new(vec![("disk", GateDevice::new(4096)), ("other", GateDevice::new(8192))])
+    TestServer::new(vec![
+        ("disk", GateDevice::new(4096)),
+        ("other", GateDevice::new(8192)),
+    ])
 }
 
 #[test]
@@ -53,7 +56,10 @@ fn list_names_every_export_and_takes_no_data() {
     let server = server();
     let mut client = Client::connect(&server.socket);
     let replies = client.option(LIST, b"");
-    assert_eq!(replies.iter().map(|reply| reply.0).collect::<Vec<_>>(), [REP_SERVER, REP_SERVER, ACK]);
+    assert_eq!(
+        replies.iter().map(|reply| reply.0).collect::<Vec<_>>(),
+        [REP_SERVER, REP_SERVER, ACK]
+    );
     assert_eq!(&replies[0].1, b"\0\0\0\x04disk");
     assert_eq!(client.option(LIST, b"x")[0].0, ERR_INVALID);
 }
@@ -69,7 +75,10 @@ fn go_and_info_refuse_an_unknown_name_and_the_connection_stays() {
     }
     let info = client.option(INFO, &go_data("other"));
     let (size, flags) = (&info[0].1[2..10], &info[0].1[10..12]);
-    assert_eq!((size, u16::from_be_bytes([flags[0], flags[1]]) & 1), (&8192u64.to_be_bytes()[..], 1));
+    assert_eq!(
+        (size, u16::from_be_bytes([flags[0], flags[1]]) & 1),
+        (&8192u64.to_be_bytes()[..], 1)
+    );
     assert_eq!(client.go("other"), ACK);
 }
 
@@ -110,13 +119,23 @@ fn structured_replies_and_contexts_are_negotiated() {
     let server = server();
     let mut client = Client::connect(&server.socket);
     // Selecting needs structured replies first.
-    assert_eq!(client.option(SET_META_CONTEXT, &meta("disk", &["base:allocation"]))[0].0, ERR_INVALID);
+    assert_eq!(
+        client.option(SET_META_CONTEXT, &meta("disk", &["base:allocation"]))[0].0,
+        ERR_INVALID
+    );
     assert_eq!(client.option(STRUCTURED_REPLY, b"x")[0].0, ERR_INVALID);
     assert_eq!(client.option(STRUCTURED_REPLY, b""), [(ACK, vec![])]);
     assert_eq!(client.option(STRUCTURED_REPLY, b"")[0].0, ERR_INVALID);
     let all = client.option(LIST_META_CONTEXT, &meta("disk", &[]));
-    assert_eq!(all.len(), 3, "both contexts of the device and the end: {all:?}");
-    let none = client.option(SET_META_CONTEXT, &meta("disk", &["qemu:dirty-bitmap:x", "nonsense"]));
+    assert_eq!(
+        all.len(),
+        3,
+        "both contexts of the device and the end: {all:?}"
+    );
+    let none = client.option(
+        SET_META_CONTEXT,
+        &meta("disk", &["qemu:dirty-bitmap:x", "nonsense"]),
+    );
     assert_eq!(none, [(ACK, vec![])]);
     let mut broken = meta("disk", &["base:allocation"]);
     broken.truncate(broken.len() - 1);
@@ -139,12 +158,18 @@ fn extended_headers_are_agreed_to_once() {
     client.send(&request);
     let answer = client.bytes(32 + 8 + 4);
     assert_eq!(answer[..4], 0x6e8a_278cu32.to_be_bytes());
-    assert_eq!((&answer[8..16], &answer[16..24]), (&5u64.to_be_bytes()[..], &16u64.to_be_bytes()[..]));
+    assert_eq!(
+        (&answer[8..16], &answer[16..24]),
+        (&5u64.to_be_bytes()[..], &16u64.to_be_bytes()[..])
+    );
 }
 
 #[test]
 fn a_client_that_says_nothing_is_closed_at_the_deadline() {
-    let options = Options { handshake_timeout: Duration::from_millis(200), ..Options::default() };
+    let options = Options {
+        handshake_timeout: Duration::from_millis(200),
+        ..Options::default()
+    };
     let server = TestServer::with(options, vec![("disk", GateDevice::new(4096))]);
     let mut silent = Client::greet(&server.socket);
     silent.wait_for_close();
@@ -174,7 +199,14 @@ fn exports_come_and_go_while_the_server_runs() {
     let new = nbd_server::export::Export::new("new", GateDevice::new(512));
     server.handle.add_export(new).unwrap();
     let again = nbd_server::export::Export::new("new", GateDevice::new(512));
-    assert!(server.handle.add_export(again).unwrap_err().to_string().contains("exists already"));
+    assert!(
+        server
+            .handle
+            .add_export(again)
+            .unwrap_err()
+            .to_string()
+            .contains("exists already")
+    );
     let mut client = Client::attach(&server.socket, "new");
     assert!(server.handle.remove_export("new"));
     client.wait_for_close();

@@ -50,7 +50,10 @@ fn a_peer_that_leaves_at_any_byte_of_a_session_harms_nobody() {
     let server = server();
     let mut session = 3u32.to_be_bytes().to_vec();
     session.extend(option_bytes(STRUCTURED_REPLY, b""));
-    session.extend(option_bytes(SET_META_CONTEXT, &meta("disk", &["base:allocation"])));
+    session.extend(option_bytes(
+        SET_META_CONTEXT,
+        &meta("disk", &["base:allocation"]),
+    ));
     session.extend(option_bytes(GO, &go_data("disk")));
     session.extend(request_bytes(WRITE, 0, 1, 0, 16));
     session.extend([0; 16]);
@@ -115,7 +118,10 @@ fn a_flood_of_options_ends_in_a_closed_connection() {
 
 #[test]
 fn a_flood_of_options_whose_answers_are_never_read_ends_at_the_deadline() {
-    let options = Options { handshake_timeout: Duration::from_millis(500), ..Options::default() };
+    let options = Options {
+        handshake_timeout: Duration::from_millis(500),
+        ..Options::default()
+    };
     let server = TestServer::with(options, vec![("disk", GateDevice::new(4096))]);
     let mut client = Client::connect(&server.socket);
     let options: Vec<u8> = (0..100).flat_map(|_| option_bytes(LIST, b"")).collect();
@@ -126,7 +132,10 @@ fn a_flood_of_options_whose_answers_are_never_read_ends_at_the_deadline() {
 
 #[test]
 fn more_connections_than_allowed_are_closed_and_room_is_made_again() {
-    let options = Options { max_connections: 3, ..Options::default() };
+    let options = Options {
+        max_connections: 3,
+        ..Options::default()
+    };
     let server = TestServer::with(options, vec![("disk", GateDevice::new(4096))]);
     let mut kept: Vec<Client> = (0..3).map(|_| server.attach()).collect();
     let mut refused = std::os::unix::net::UnixStream::connect(&server.socket).unwrap();

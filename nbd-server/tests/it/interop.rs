@@ -7,7 +7,12 @@ use crate::setup::wait_until;
 
 /// Whether a program is installed; says so if not.
 pub fn has(program: &str) -> bool {
-    let found = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
+    let found = Command::new(program)
+        .arg("--version")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok();
     if !found {
         println!("skipped: {program} is not installed");
     }
@@ -42,13 +47,21 @@ impl Nbdkit {
             .arg("get_size=echo 4096")
             .arg("can_write=exit 0")
             .arg("thread_model=echo parallel")
-            .arg(format!("pread=dd if={d}/disk bs=1 skip=$4 count=$3 2>/dev/null"))
+            .arg(format!(
+                "pread=dd if={d}/disk bs=1 skip=$4 count=$3 2>/dev/null"
+            ))
             .arg(format!("pwrite={pwrite}"))
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
-        wait_until("nbdkit", || std::os::unix::net::UnixStream::connect(&socket).is_ok());
-        Some(Nbdkit { child, socket, directory: directory.to_owned() })
+        wait_until("nbdkit", || {
+            std::os::unix::net::UnixStream::connect(&socket).is_ok()
+        });
+        Some(Nbdkit {
+            child,
+            socket,
+            directory: directory.to_owned(),
+        })
     }
 
     pub fn wait_until_first_write_is_held(&self) {

@@ -32,7 +32,11 @@ impl TestServer {
             server.add_export(Export::new(name, device)).unwrap();
         }
         server.add_listener(Listener::unix(&socket).unwrap());
-        TestServer { handle: server.start().unwrap(), socket, directory }
+        TestServer {
+            handle: server.start().unwrap(),
+            socket,
+            directory,
+        }
     }
 
     /// One export called "disk".
@@ -50,7 +54,9 @@ impl TestServer {
 
     /// Waits until the server has so many connections.
     pub fn wait_for_connections(&self, count: usize) {
-        wait_until(&format!("{count} connections"), || self.handle.connections() == count);
+        wait_until(&format!("{count} connections"), || {
+            self.handle.connections() == count
+        });
     }
 }
 

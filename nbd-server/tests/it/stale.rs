@@ -6,7 +6,9 @@
 
 use std::path::Path;
 
-use crate::client::{ACK, Client, ERR_POLICY, FLUSH, LIST_META_CONTEXT, READ, REP_META_CONTEXT, WRITE, meta};
+use crate::client::{
+    ACK, Client, ERR_POLICY, FLUSH, LIST_META_CONTEXT, READ, REP_META_CONTEXT, WRITE, meta,
+};
 use crate::devices::{GateDevice, is_write};
 use crate::setup::{TestServer, wait_until};
 
@@ -28,7 +30,14 @@ fn a_write_held_up_on_a_dead_connection_does_not_overwrite_a_newer_one() {
     second.write(0, 3, 0, &B);
     // Both wait for the held one; a command elsewhere shows that they have arrived.
     assert_eq!(second.call(FLUSH, 0, 0, 0), 0);
-    assert_eq!(device.seen().iter().filter(|seen| seen.starts_with("Write")).count(), 1);
+    assert_eq!(
+        device
+            .seen()
+            .iter()
+            .filter(|seen| seen.starts_with("Write"))
+            .count(),
+        1
+    );
 
     device.open();
     assert_eq!((second.answer(0).cookie, second.answer(0).cookie), (2, 3));
@@ -53,8 +62,17 @@ fn what_a_dead_connection_had_queued_is_dropped() {
     device.open();
     assert_eq!(other.answer(0).cookie, 1);
     assert_eq!(other.call_write(0, 2048, &B), 0);
-    let writes = device.seen().into_iter().filter(|seen| seen.starts_with("Write")).count();
-    assert_eq!((device.byte(256), device.byte(600), writes), (b'B', 0, 2), "{:?}", device.seen());
+    let writes = device
+        .seen()
+        .into_iter()
+        .filter(|seen| seen.starts_with("Write"))
+        .count();
+    assert_eq!(
+        (device.byte(256), device.byte(600), writes),
+        (b'B', 0, 2),
+        "{:?}",
+        device.seen()
+    );
 }
 
 #[test]
@@ -67,7 +85,13 @@ fn what_a_client_sent_before_its_goodbye_is_done() {
         message.extend(crate::client::request_bytes(WRITE, 0, cookie, offset, 512));
         message.extend(if cookie == 2 { B } else { A });
     }
-    message.extend(crate::client::request_bytes(crate::client::DISC, 0, 4, 0, 0));
+    message.extend(crate::client::request_bytes(
+        crate::client::DISC,
+        0,
+        4,
+        0,
+        0,
+    ));
     client.send(&message);
     // Closed before the server has looked, perhaps.
     drop(client);
@@ -102,11 +126,20 @@ fn writes_behind_a_slow_one_do_not_start_when_the_client_has_gone() {
     }
     let inner = GateDevice::new(4096);
     let (open, gate) = std::sync::mpsc::channel();
-    let server = TestServer::of(std::sync::Arc::new(Slow { inner: inner.clone(), gate: Some(gate).into() }));
+    let server = TestServer::of(std::sync::Arc::new(Slow {
+        inner: inner.clone(),
+        gate: Some(gate).into(),
+    }));
     let mut client = server.attach();
     let mut message = Vec::new();
     for cookie in 0..4u64 {
-        message.extend(crate::client::request_bytes(WRITE, 0, cookie, cookie * 512, 512));
+        message.extend(crate::client::request_bytes(
+            WRITE,
+            0,
+            cookie,
+            cookie * 512,
+            512,
+        ));
         message.extend(A);
     }
     client.send(&message);
@@ -166,7 +199,10 @@ fn connections_of_one_session_live_together() {
     let server = TestServer::of(GateDevice::new(4096));
     let mut one = attach_as(&server.socket, ALICE, 3);
     let mut two = attach_as(&server.socket, ALICE, 3);
-    assert_eq!((one.call_write(0, 0, &A), two.call_write(0, 512, &B)), (0, 0));
+    assert_eq!(
+        (one.call_write(0, 0, &A), two.call_write(0, 512, &B)),
+        (0, 0)
+    );
     assert_eq!(one.call_read(512, 512), B);
 }
 
@@ -189,7 +225,10 @@ fn a_session_that_was_overtaken_between_its_presentation_and_go_does_not_get_in(
     let mut overtaken = Client::connect(&server.socket);
     assert_eq!(present(&mut overtaken, ALICE, 1), ACK);
     let mut new = attach_as(&server.socket, ALICE, 2);
-    overtaken.send(&crate::client::option_bytes(crate::client::GO, &crate::client::go_data("disk")));
+    overtaken.send(&crate::client::option_bytes(
+        crate::client::GO,
+        &crate::client::go_data("disk"),
+    ));
     overtaken.wait_for_close();
     assert_eq!(new.call_write(0, 0, &A), 0);
 }
@@ -212,7 +251,9 @@ fn the_clients_that_are_remembered_are_bounded_in_number() {
 #[test]
 fn nbdkit_shows_the_fault_that_the_tests_above_exclude() {
     let directory = tempfile::tempdir().unwrap();
-    let Some(nbdkit) = crate::interop::Nbdkit::holding_first_write(directory.path()) else { return };
+    let Some(nbdkit) = crate::interop::Nbdkit::holding_first_write(directory.path()) else {
+        return;
+    };
     let mut first = Client::attach(&nbdkit.socket, "");
     first.write(0, 1, 0, &A);
     nbdkit.wait_until_first_write_is_held();
