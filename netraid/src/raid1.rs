@@ -7,3 +7,6 @@ pub mod chunks;
 pub mod engine;
 pub mod intent;
 pub mod leg;
+pub mod link;
+pub mod metadata;
+pub mod running;

@@ -1,0 +1,343 @@
+//! A leg's metadata on its disk: md superblock, write-intent bitmap and NetRAID record, read and written together.
+
+use std::time::Duration;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use flags::{
+    GenerationId, NodeName, PairError, PeerFlags, PeerState, RECORD_BYTES, RecordError, RecordFlags, StateRecord,
+    decode_pair,
+};
+use nbd_protocol::command::Failure;
+
+use crate::md::bitmap::Trust;
+use crate::md::format::FormattedLeg;
+use crate::md::superblock::{Features, Role, Timestamp, WRITE_MOSTLY};
+use crate::md::{BitmapError, BitmapSuperblock, Layout, LayoutError, PAGE, SECTOR, Superblock, SuperblockError};
+use crate::mirror::generation::{Generation, Generations, HISTORY, SLOTS};
+use crate::raid1::chunks::ChunkSet;
+use crate::raid1::engine::{Shape, Update};
+use crate::raid1::leg::{LegImage, LegRecord, Slot, SlotSet, SuperState};
+use crate::raid1::link::Link;
+
+/// Where metadata 1.2 has its superblock, in bytes.
+const SUPERBLOCK: u64 = 4096;
+
+/// Why a disk is not a usable leg.
+#[derive(Debug, thiserror::Error)]
+pub enum MetadataError {
+    /// No superblock, and nothing else that was recognised.
+    #[error("the disk holds no mirror: no md superblock at byte 4096")]
+    Blank,
+    /// The disk can't be read or written.
+    #[error("the disk's metadata can't be accessed: {0}")]
+    Io(#[from] Failure),
+    /// The superblock is damaged, or of a kind that is not understood.
+    #[error("the superblock can't be used: {0}")]
+    Superblock(SuperblockError),
+    /// The bitmap is.
+    #[error("the write-intent bitmap can't be used: {0}")]
+    Bitmap(#[from] BitmapError),
+    /// They do not fit together, or the disk.
+    #[error("the leg's layout can't be used: {0}")]
+    Layout(#[from] LayoutError),
+    /// The record is damaged.
+    #[error("the leg's NetRAID record can't be used: {0}")]
+    Record(#[from] PairError),
+    /// It can't be encoded.
+    #[error("the leg's NetRAID record can't be written: {0}")]
+    Encode(#[from] RecordError),
+    /// Whoever made the array left no room for the record.
+    #[error("the leg has no room for NetRAID's record in front of its data: create the mirror with netraid")]
+    NoRoom,
+    /// More or fewer legs than are possible.
+    #[error("the array has {0} legs: 1 to 8 are possible")]
+    Legs(u32),
+    /// It does not say which of the legs it is.
+    #[error("the superblock does not say which leg this is (role {0})")]
+    Role(String),
+}
+
+/// What is known of the metadata of one leg, beyond what the engine decides.
+#[derive(Clone, Debug)]
+pub struct Metadata {
+    superblock: Superblock,
+    bitmap: BitmapSuperblock,
+    layout: Layout,
+    record: StateRecord,
+    slot: Slot,
+}
+
+/// Names of the nodes of a mirror, by slot.
+pub type NodeNames = Vec<NodeName>;
+
+impl Metadata {
+    /// The metadata of a leg that is about to be made. `formatted.superblock.dev_number` is its slot.
+    pub fn new(formatted: FormattedLeg, names: &[NodeName], slot: Slot) -> Result<Metadata, MetadataError> {
+        let FormattedLeg { layout, superblock, bitmap, .. } = formatted;
+        let record = StateRecord {
+            sequence: 0,
+            array: superblock.set_uuid.0,
+            node_id: slot.number() as u8,
+            node: names[slot.number()].clone(),
+            current: GenerationId::NONE,
+            history: Vec::new(),
+            flags: RecordFlags::default(),
+            peers: Slot::first(names.len())
+                .filter(|peer| *peer != slot)
+                .map(|peer| PeerState {
+                    node_id: peer.number() as u8,
+                    name: names[peer.number()].clone(),
+                    bitmap: GenerationId::NONE,
+                    flags: PeerFlags::default(),
+                })
+                .collect(),
+        };
+        layout.records.ok_or(MetadataError::NoRoom)?;
+        Ok(Metadata { superblock, bitmap, layout, record, slot })
+    }
+
+    /// Reads a leg's metadata.
+    pub fn read(link: &Link, patience: Duration) -> Result<(Metadata, LegImage), MetadataError> {
+        if link.size() < SUPERBLOCK + PAGE as u64 {
+            return Err(MetadataError::Blank);
+        }
+        let bytes = link.read(SUPERBLOCK, PAGE, patience)?;
+        let superblock = match Superblock::decode(&bytes) {
+            Err(SuperblockError::NoMagic { .. }) => return Err(MetadataError::Blank),
+            other => other.map_err(MetadataError::Superblock)?,
+        };
+        superblock
+            .check_place(SUPERBLOCK / SECTOR, link.size() / SECTOR)
+            .map_err(MetadataError::Superblock)?;
+        let start = superblock.bitmap_sector().ok_or(LayoutError::NoBitmap)? * SECTOR;
+        let bitmap = BitmapSuperblock::decode(&link.read(start, PAGE, patience)?)?;
+        let layout = Layout::of(&superblock, &bitmap)?;
+        let size = superblock.size.saturating_mul(SECTOR);
+        let chunks = layout.chunks(size);
+        let dirty = match bitmap.trust(&superblock)? {
+            Trust::Complete => {
+                // bitmap_room bounds the bitmap; decode() bounded both by the size of the disk.
+                let length = (crate::md::bitmap::HEADER as u64 + chunks.div_ceil(8)).next_multiple_of(SECTOR);
+                let whole = link.read(start, length as usize, patience)?;
+                ChunkSet::from_bytes(chunks, &whole[crate::md::bitmap::HEADER..])
+            }
+            Trust::OutOfDate { .. } | Trust::MarkedStale | Trust::WriteFailed => ChunkSet::full(chunks),
+        };
+        let legs = superblock.raid_disks;
+        if legs == 0 || legs as usize > SLOTS {
+            return Err(MetadataError::Legs(legs));
+        }
+        let slot = match superblock.role() {
+            Role::Active(place) => Slot::new(usize::from(place)).filter(|slot| slot.number() < legs as usize),
+            _ => None,
+        };
+        let slot = slot.ok_or_else(|| MetadataError::Role(format!("{:?}", superblock.role())))?;
+        let record = read_record(link, &layout, &superblock, slot, patience)?;
+        let image = LegImage { superblock: super_state(&superblock), record: leg_record(&record), dirty };
+        Ok((Metadata { superblock, bitmap, layout, record, slot }, image))
+    }
+
+    /// The slot that the leg was made for.
+    pub fn slot(&self) -> Slot {
+        self.slot
+    }
+
+    /// Size, chunk and number of slots of the mirror.
+    pub fn shape(&self) -> Shape {
+        Shape {
+            size: self.superblock.size * SECTOR,
+            chunk: u64::from(self.bitmap.chunk),
+            slots: self.superblock.raid_disks as usize,
+        }
+    }
+
+    /// First byte of the data on the leg's disk.
+    pub fn data_offset(&self) -> u64 {
+        self.layout.data
+    }
+
+    /// Identity of the array.
+    pub fn array(&self) -> crate::md::MdUuid {
+        self.superblock.set_uuid
+    }
+
+    /// The superblock as it was read or written last.
+    pub fn superblock(&self) -> &Superblock {
+        &self.superblock
+    }
+
+    /// The bitmap's header as it was read or written last.
+    pub fn bitmap(&self) -> &BitmapSuperblock {
+        &self.bitmap
+    }
+
+    /// Names of the nodes, by slot.
+    pub fn names(&self) -> NodeNames {
+        Slot::first(self.superblock.raid_disks as usize)
+            .map(|slot| match self.record.peer(slot.number() as u8) {
+                Some(peer) => peer.name.clone(),
+                None => self.record.node.clone(),
+            })
+            .collect()
+    }
+
+    /// What has to be written for `update`, in this order, each durable before the next is begun.
+    ///
+    /// The bitmap goes first: the kernel takes a bitmap older than the superblock for stale. The record goes before the
+    /// superblock, in two copies: a torn one leaves the other, and a leg whose superblock still says "being resynced"
+    /// is not started by anyone.
+    pub fn writes(&mut self, update: &Update, local: Slot) -> Result<Vec<(u64, Bytes)>, MetadataError> {
+        self.bitmap.events = update.events;
+        self.bitmap.events_cleared = update.events_cleared;
+        let mut writes = Vec::new();
+        for (page, bits) in &update.pages {
+            let mut bytes = Vec::with_capacity(PAGE);
+            if *page == 0 {
+                bytes.extend_from_slice(&self.bitmap.encode());
+            }
+            bytes.extend_from_slice(bits);
+            let room = self.layout.bitmap_room.saturating_sub(u64::from(*page) * PAGE as u64);
+            bytes.truncate(usize::try_from(room).unwrap_or(usize::MAX));
+            writes.push((self.layout.bitmap + u64::from(*page) * PAGE as u64, Bytes::from(bytes)));
+        }
+        if let Some((record, state)) = &update.superblock {
+            self.set_record(record, state, local);
+            let bytes = Bytes::copy_from_slice(&self.record.encode()?);
+            for at in self.layout.records.ok_or(MetadataError::NoRoom)? {
+                writes.push((at, bytes.clone()));
+            }
+            self.set_superblock(state, local);
+            writes.push((self.layout.superblock, Bytes::copy_from_slice(&self.superblock.encode())));
+        }
+        Ok(writes)
+    }
+
+    fn set_record(&mut self, record: &LegRecord, state: &SuperState, local: Slot) {
+        self.record.sequence += 1;
+        self.record.current = GenerationId(record.generations.current.0);
+        self.record.history = record.generations.history.iter().map(|id| GenerationId(id.0)).collect();
+        self.record.flags = RecordFlags::default()
+            .with(RecordFlags::WAS_SOURCE, self.slot == local && !state.clean)
+            .with(RecordFlags::CONSISTENT, record.consistent)
+            .with(RecordFlags::UP_TO_DATE, record.consistent && !state.recovering);
+        for peer in &mut self.record.peers {
+            let Some(slot) = Slot::new(usize::from(peer.node_id)) else { continue };
+            peer.bitmap = GenerationId(record.generations.away[slot.number()].0);
+            peer.flags = PeerFlags::default().with(PeerFlags::IN_SYNC, state.active.contains(slot));
+        }
+    }
+
+    fn set_superblock(&mut self, state: &SuperState, local: Slot) {
+        let superblock = &mut self.superblock;
+        superblock.events = state.events;
+        superblock.updated = now();
+        for slot in Slot::first(superblock.raid_disks as usize) {
+            let role = if state.active.contains(slot) { Role::Active(slot.number() as u16) } else { Role::Faulty };
+            superblock.set_role(slot.number() as u32, role);
+        }
+        if state.clean {
+            superblock.mark_clean();
+        } else {
+            superblock.mark_active();
+        }
+        let recovering = Features::RECOVERY_OFFSET | Features::RECOVERY_BITMAP;
+        superblock.features = superblock.features.without(recovering);
+        superblock.recovery_offset = 0;
+        if state.recovering {
+            superblock.features = superblock.features | recovering;
+        }
+        // Reads over the network are for when nothing else is left; the kernel's md keeps to that too.
+        superblock.devflags &= !WRITE_MOSTLY;
+        if self.slot != local {
+            superblock.devflags |= WRITE_MOSTLY;
+        }
+    }
+}
+
+/// The time of day, for the fields that people read; nothing is decided by it.
+pub fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp { seconds: since.as_secs(), micros: since.subsec_micros() }
+}
+
+fn read_record(
+    link: &Link,
+    layout: &Layout,
+    superblock: &Superblock,
+    slot: Slot,
+    patience: Duration,
+) -> Result<StateRecord, MetadataError> {
+    let [first, second] = layout.records.ok_or(MetadataError::NoRoom)?;
+    let first = link.read(first, RECORD_BYTES, patience)?;
+    let second = link.read(second, RECORD_BYTES, patience)?;
+    if first.iter().chain(&second).all(|byte| *byte == 0) {
+        return foreign_record(superblock, slot);
+    }
+    let chosen = decode_pair(&first, &second)?.record;
+    if chosen.array != superblock.set_uuid.0 {
+        // Left over from an earlier mirror on the same disk.
+        return foreign_record(superblock, slot);
+    }
+    Ok(chosen)
+}
+
+/// The record of a leg that mdadm or the kernel made: legs of one array with the same event count have the same data
+/// (their bitmaps say where not), so these two name the generation.
+fn foreign_record(superblock: &Superblock, slot: Slot) -> Result<StateRecord, MetadataError> {
+    let mut seed = superblock.events;
+    for half in superblock.set_uuid.0.chunks_exact(8) {
+        let mut word = [0; 8];
+        word.copy_from_slice(half);
+        seed = (seed.rotate_left(29) ^ u64::from_le_bytes(word)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+    let name = |slot: Slot| {
+        NodeName::new(format!("leg{slot}")).map_err(|_| MetadataError::Role(format!("leg{slot}")))
+    };
+    let mut peers = Vec::new();
+    for peer in Slot::first(superblock.raid_disks as usize).filter(|peer| *peer != slot) {
+        let flags = PeerFlags::default();
+        peers.push(PeerState { node_id: peer.number() as u8, name: name(peer)?, bitmap: GenerationId::NONE, flags });
+    }
+    Ok(StateRecord {
+        sequence: 0,
+        array: superblock.set_uuid.0,
+        node_id: slot.number() as u8,
+        node: name(slot)?,
+        current: GenerationId(seed.max(1)),
+        history: Vec::new(),
+        flags: RecordFlags::default().with(RecordFlags::CONSISTENT, superblock.is_in_sync()),
+        peers,
+    })
+}
+
+fn super_state(superblock: &Superblock) -> SuperState {
+    let active: SlotSet = superblock
+        .roles
+        .iter()
+        .filter_map(|role| match role {
+            Role::Active(place) => Slot::new(usize::from(*place)),
+            _ => None,
+        })
+        .collect();
+    SuperState {
+        events: superblock.events,
+        clean: superblock.is_clean(),
+        active,
+        recovering: superblock.features.contains(Features::RECOVERY_OFFSET),
+    }
+}
+
+fn leg_record(record: &StateRecord) -> LegRecord {
+    let mut generations = Generations {
+        current: Generation(record.current.0),
+        history: record.history.iter().take(HISTORY).map(|id| Generation(id.0)).collect(),
+        ..Generations::default()
+    };
+    for peer in &record.peers {
+        if let Some(away) = generations.away.get_mut(usize::from(peer.node_id)) {
+            *away = Generation(peer.bitmap.0);
+        }
+    }
+    LegRecord { generations, consistent: record.flags.contains(RecordFlags::CONSISTENT) }
+}
