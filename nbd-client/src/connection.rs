@@ -28,6 +28,7 @@ use nbd_protocol::command::{Command, Completion, Failure};
 use nbd_protocol::number::{CommandFlags, CommandType};
 use nbd_protocol::session::Session;
 use nbd_protocol::{HeaderStyle, RequestHeader};
+use nix::sys::socket::{Shutdown, shutdown};
 
 pub(crate) use handshake::negotiate;
 pub use handshake::{Context, Export, OpenError};
@@ -294,10 +295,12 @@ impl Shared {
         }
     }
 
-    fn kick(self: &Arc<Self>) {
+    /// Sends what is queued; `true` when all of it has left.
+    fn kick(self: &Arc<Self>) -> bool {
         match self.outgoing.kick(self.socket()) {
+            Ok(Kicked::Sent) => return true,
             Ok(
-                Kicked::Sent
+                Kicked::Elsewhere
                 | Kicked::HandedOver {
                     start_sender: false,
                 },
@@ -307,6 +310,7 @@ impl Shared {
                 error: error.to_string(),
             }),
         }
+        false
     }
 
     fn start_sender(self: &Arc<Self>) {
@@ -351,7 +355,10 @@ impl Shared {
             },
             Bytes::new(),
         );
-        self.kick();
+        if self.kick() {
+            // A server that waits for the end of the stream sees it at once.
+            let _ = shutdown(self.socket.as_raw_fd(), Shutdown::Write);
+        }
     }
 
     /// Ends the connection; the receiving thread notices and fails what is in flight.

@@ -251,12 +251,11 @@ fn described(outcome: Outcome, options: &Options) -> Option<Export> {
             .position(|wanted| *wanted == context.name)
     };
     contexts.sort_by_key(|context| place(context).unwrap_or(usize::MAX));
-    // A server that names no block sizes takes any ("Block size constraints"), so the tail of an odd size is reachable.
-    let odd = export.size % u64::from(export.minimum_block.max(1)) != 0;
-    let minimum_block = if !export.block_sizes_given && odd {
-        1
-    } else {
+    // "Block size constraints": a server that names no minimum must take any offset and length.
+    let minimum_block = if export.block_sizes_given {
         export.minimum_block.max(1)
+    } else {
+        1
     };
     Some(Export {
         size: export.size,

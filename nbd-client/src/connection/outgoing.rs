@@ -52,8 +52,10 @@ impl Frame {
 /// What a kick came to.
 #[derive(Debug)]
 pub(super) enum Kicked {
-    /// Everything left, or another thread is sending it.
+    /// Everything left.
     Sent,
+    /// Another thread is sending, and takes along what is queued.
+    Elsewhere,
     /// The socket is full: the sender thread has the frames now, and must be started if it is not running.
     HandedOver {
         /// No sender thread runs yet: start one.
@@ -117,7 +119,7 @@ impl Outgoing {
     pub(super) fn kick(&self, socket: BorrowedFd<'_>) -> io::Result<Kicked> {
         let mut state = self.lock();
         if state.sending != Sending::Nobody {
-            return Ok(Kicked::Sent);
+            return Ok(Kicked::Elsewhere);
         }
         state.sending = Sending::Submitter;
         for _ in 0..MAX_ROUNDS {

@@ -1,0 +1,406 @@
+//! The asynchronous client over lost connections: what is sent again, what is not, and when it gives up.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking"
+)]
+
+mod peers;
+
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use nbd_client::client::{Error, Zeroing};
+use nbd_client::{Client, ClientOptions, Options, Target};
+use nbd_protocol::command::{Answer, Command, Completion};
+use nbd_server::device::{BlockDevice, Geometry};
+use nbd_server::export::Export;
+use nbd_server::listener::Listener;
+use nbd_server::server::{Server, ServerHandle};
+
+fn run<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .unwrap()
+        .block_on(future)
+}
+
+fn impatient() -> ClientOptions {
+    let connection = Options {
+        request_timeout: Some(Duration::from_secs(5)),
+        ..Options::default()
+    };
+    ClientOptions {
+        connection,
+        first_pause: Duration::from_millis(5),
+        ..ClientOptions::default()
+    }
+}
+
+#[test]
+fn a_read_waits_for_a_server_that_was_killed_and_comes_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let image = peers::image(directory.path(), "disk.img", 4 << 20);
+    let arguments = ["file", image.to_str().unwrap()];
+    let Some(mut server) = peers::nbdkit(directory.path(), &arguments) else {
+        return;
+    };
+    let client = Client::open(
+        &server.target(""),
+        ClientOptions {
+            connections: 3,
+            ..impatient()
+        },
+    )
+    .unwrap();
+    assert_eq!(client.connections(), 3);
+    run(client.write(4096, Bytes::from(vec![7; 4096]), true)).unwrap();
+    server.kill();
+    let reading = client.clone();
+    let read = std::thread::spawn(move || run(reading.read(4096, 4096)));
+    peers::wait_until("the loss is noticed", || {
+        client.connections() == 0 || read.is_finished()
+    });
+    let _again = peers::nbdkit(directory.path(), &arguments).unwrap();
+    assert_eq!(read.join().unwrap().unwrap(), vec![7; 4096]);
+    assert_eq!(client.reconnections(), 1);
+    assert_eq!(client.connections(), 3);
+}
+
+#[test]
+fn a_write_of_unknown_outcome_is_not_sent_again_to_a_server_that_does_not_fence() {
+    let directory = tempfile::tempdir().unwrap();
+    let image = peers::image(directory.path(), "disk.img", 4 << 20);
+    let slow = [
+        "--filter=delay",
+        "file",
+        image.to_str().unwrap(),
+        "wdelay=60",
+    ];
+    let fast = ["file", image.to_str().unwrap()];
+    for replay_writes in [false, true] {
+        let Some(mut server) = peers::nbdkit(directory.path(), &slow) else {
+            return;
+        };
+        let options = ClientOptions {
+            replay_writes,
+            ..impatient()
+        };
+        let client = Client::open(&server.target(""), options).unwrap();
+        assert!(!client.export().fenced);
+        let writing = client.clone();
+        let write =
+            std::thread::spawn(move || run(writing.write(0, Bytes::from(vec![1; 512]), false)));
+        // The write is on its way once a read behind it on the same connection was answered.
+        run(client.read(0, 512)).unwrap();
+        server.kill();
+        let _again = peers::nbdkit(directory.path(), &fast).unwrap();
+        let outcome = write.join().unwrap();
+        if replay_writes {
+            outcome.unwrap();
+            assert_eq!(run(client.read(0, 512)).unwrap(), vec![1; 512]);
+        } else {
+            assert!(matches!(outcome, Err(Error::Lost { .. })), "{outcome:?}");
+            assert_eq!(
+                run(client.read(0, 512)).unwrap(),
+                vec![0; 512],
+                "the client itself goes on"
+            );
+        }
+        assert_eq!(client.reconnections(), 1);
+    }
+}
+
+#[test]
+fn a_server_that_comes_back_with_another_size_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let Some(mut server) = peers::nbdkit(directory.path(), &["memory", "16M"]) else {
+        return;
+    };
+    let client = Client::open(&server.target(""), impatient()).unwrap();
+    server.kill();
+    let _again = peers::nbdkit(directory.path(), &["memory", "8M"]).unwrap();
+    let error = run(client.read(0, 512)).unwrap_err();
+    assert!(matches!(error, Error::Changed { .. }), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("8388608 bytes instead of 16777216"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_server_that_stays_away_is_given_up_in_time() {
+    let directory = tempfile::tempdir().unwrap();
+    let Some(mut server) = peers::nbdkit(directory.path(), &["memory", "16M"]) else {
+        return;
+    };
+    let give_up_after = Duration::from_millis(300);
+    let client = Client::open(
+        &server.target(""),
+        ClientOptions {
+            give_up_after,
+            ..impatient()
+        },
+    )
+    .unwrap();
+    server.kill();
+    let started = Instant::now();
+    let error = run(client.read(0, 512)).unwrap_err();
+    assert!(matches!(error, Error::GaveUp { .. }), "{error}");
+    assert!(started.elapsed() < Duration::from_secs(5));
+    assert!(run(client.flush()).is_err(), "and stays given up");
+}
+
+#[test]
+fn a_client_told_never_to_reconnect_fails_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let Some(mut server) = peers::nbdkit(directory.path(), &["memory", "16M"]) else {
+        return;
+    };
+    let give_up_after = Duration::ZERO;
+    let client = Client::open(
+        &server.target(""),
+        ClientOptions {
+            give_up_after,
+            ..impatient()
+        },
+    )
+    .unwrap();
+    server.kill();
+    assert!(run(client.read(0, 512)).is_err());
+}
+
+/// Memory whose first write is held until it is released.
+#[derive(Default)]
+struct Holding {
+    data: Mutex<Vec<u8>>,
+    held: Mutex<Option<(Command, Completion)>>,
+    writes: Mutex<usize>,
+    changed: Condvar,
+}
+
+impl Holding {
+    fn carry_out(&self, command: Command, completion: Completion) {
+        let mut data = self.data.lock().unwrap();
+        let answer = match command {
+            Command::Read { offset, length } => {
+                let offset = offset as usize;
+                Answer::Data(Bytes::copy_from_slice(
+                    &data[offset..offset + length as usize],
+                ))
+            }
+            Command::Write {
+                offset, data: new, ..
+            } => {
+                data[offset as usize..offset as usize + new.len()].copy_from_slice(&new);
+                Answer::Done
+            }
+            _ => Answer::Done,
+        };
+        drop(data);
+        completion.complete(Ok(answer));
+    }
+
+    fn release(&self) {
+        let held = self.held.lock().unwrap().take();
+        let (command, completion) = held.expect("a write is held");
+        self.carry_out(command, completion);
+    }
+}
+
+impl BlockDevice for Holding {
+    fn geometry(&self) -> Geometry {
+        Geometry {
+            size: 1 << 20,
+            minimum_block: 1,
+            preferred_block: 4096,
+            read_only: false,
+            rotational: false,
+            fast_zero: false,
+            multi_connection: true,
+            contexts: vec!["base:allocation".to_owned()],
+        }
+    }
+
+    fn submit(&self, command: Command, completion: Completion) {
+        if let Command::Write { .. } = command {
+            let mut writes = self.writes.lock().unwrap();
+            *writes += 1;
+            self.changed.notify_all();
+            if *writes == 1 {
+                *self.held.lock().unwrap() = Some((command, completion));
+                return;
+            }
+        }
+        self.carry_out(command, completion);
+    }
+}
+
+fn our_server(directory: &std::path::Path, device: Arc<Holding>) -> (ServerHandle, Target) {
+    let path = directory.join("ours.sock");
+    let mut server = Server::new(nbd_server::server::Options::default());
+    server.add_export(Export::new("disk", device)).unwrap();
+    server.add_listener(Listener::unix(&path).unwrap());
+    (server.start().unwrap(), Target::unix(path, "disk"))
+}
+
+#[test]
+fn with_a_server_that_fences_a_held_up_write_never_overwrites_a_newer_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let device = Arc::new(Holding {
+        data: Mutex::new(vec![0; 1 << 20]),
+        ..Holding::default()
+    });
+    let (_server, target) = our_server(directory.path(), Arc::clone(&device));
+    let mut options = impatient();
+    options.connection.request_timeout = Some(Duration::from_millis(300));
+    let client = Client::open(&target, options).unwrap();
+    assert!(client.export().fenced, "our server knows sessions");
+    let writing = client.clone();
+    let old = std::thread::spawn(move || run(writing.write(0, Bytes::from(vec![1; 4096]), false)));
+    // The first copy is stuck in the device: its request times out and is sent again on the next connection.
+    peers::wait_until("the client is connected again", || {
+        client.reconnections() >= 1
+    });
+    device.release();
+    old.join().unwrap().unwrap();
+    run(client.write(0, Bytes::from(vec![2; 4096]), false)).unwrap();
+    run(client.flush()).unwrap();
+    assert_eq!(run(client.read(0, 4096)).unwrap(), vec![2; 4096]);
+    assert!(
+        device.data.lock().unwrap()[..4096]
+            .iter()
+            .all(|byte| *byte == 2)
+    );
+}
+
+#[test]
+fn a_request_larger_than_the_server_takes_is_split() {
+    let directory = tempfile::tempdir().unwrap();
+    let filter = [
+        "--filter=blocksize-policy",
+        "memory",
+        "80M",
+        "blocksize-maximum=65536",
+        "blocksize-minimum=512",
+    ];
+    let more = ["blocksize-preferred=4096", "blocksize-error-policy=error"];
+    let Some(server) = peers::nbdkit(directory.path(), &[&filter[..], &more[..]].concat()) else {
+        return;
+    };
+    let client = Client::open(&server.target(""), impatient()).unwrap();
+    assert_eq!(client.export().maximum_payload, 65536);
+    let data: Bytes = (0..3_000_320u32)
+        .map(|position| (position % 253) as u8)
+        .collect::<Vec<_>>()
+        .into();
+    run(client.write(512, data.clone(), true)).unwrap();
+    assert_eq!(run(client.read(512, data.len())).unwrap(), data);
+    run(client.write_zeroes(1024, 70_000_128, Zeroing::default())).unwrap();
+    let read = run(client.read(0, data.len())).unwrap();
+    assert_eq!(read[..512], [0; 512]);
+    assert_eq!(read[512..1024], data[..512]);
+    assert!(read[1024..].iter().all(|byte| *byte == 0));
+    let error = run(client.read(1, 512)).unwrap_err();
+    assert!(matches!(error, Error::Failed { .. }), "{error}");
+    assert_eq!(run(client.read(0, 0)).unwrap().len(), 0);
+}
+
+#[test]
+fn zeroes_are_written_where_the_server_can_not_zero() {
+    let directory = tempfile::tempdir().unwrap();
+    let Some(server) = peers::nbdkit(directory.path(), &["--filter=nozero", "memory", "8M"]) else {
+        return;
+    };
+    let client = Client::open(&server.target(""), impatient()).unwrap();
+    assert!(
+        !client
+            .export()
+            .offers(nbd_protocol::number::TransmissionFlags::SEND_WRITE_ZEROES)
+    );
+    run(client.write(0, Bytes::from(vec![5; 8 << 20]), false)).unwrap();
+    run(client.write_zeroes(
+        1000,
+        7 << 20,
+        Zeroing {
+            fua: true,
+            ..Zeroing::default()
+        },
+    ))
+    .unwrap();
+    assert!(
+        run(client.write_zeroes(
+            0,
+            512,
+            Zeroing {
+                fast: true,
+                ..Zeroing::default()
+            }
+        ))
+        .is_err()
+    );
+    let back = run(client.read(0, 8 << 20)).unwrap();
+    let zeroed = 1000..1000 + (7 << 20);
+    assert!(
+        back.iter()
+            .enumerate()
+            .all(|(at, byte)| *byte == if zeroed.contains(&at) { 0 } else { 5 })
+    );
+}
+
+#[test]
+fn a_closed_client_answers_what_was_asked_and_takes_no_more() {
+    let directory = tempfile::tempdir().unwrap();
+    let Some(server) = peers::nbdkit(
+        directory.path(),
+        &["--filter=delay", "memory", "1M", "rdelay=300ms"],
+    ) else {
+        return;
+    };
+    let client = Client::open(&server.target(""), impatient()).unwrap();
+    run(async {
+        let (read, refused) = tokio::join!(client.read(0, 512), async {
+            client.close();
+            client.read(0, 512).await
+        });
+        assert_eq!(read.unwrap(), vec![0; 512]);
+        assert!(matches!(refused, Err(Error::Closed)), "{refused:?}");
+    });
+}
+
+#[test]
+fn more_requests_than_the_bounds_allow_wait_for_their_turn() {
+    let directory = tempfile::tempdir().unwrap();
+    let Some(server) = peers::nbdkit(directory.path(), &["memory", "16M"]) else {
+        return;
+    };
+    let mut options = impatient();
+    options.connection.max_requests = 4;
+    options.connection.max_bytes = 64 << 10;
+    let client = Client::open(&server.target(""), options).unwrap();
+    run(async {
+        let mut tasks = tokio::task::JoinSet::new();
+        for index in 0..200u64 {
+            let client = client.clone();
+            tasks.spawn(async move {
+                let data = Bytes::from(vec![index as u8; 48 << 10]);
+                client
+                    .write(index * (64 << 10), data.clone(), false)
+                    .await
+                    .unwrap();
+                assert_eq!(
+                    client.read(index * (64 << 10), 48 << 10).await.unwrap(),
+                    data
+                );
+            });
+        }
+        while let Some(ended) = tasks.join_next().await {
+            ended.unwrap();
+        }
+    });
+}
