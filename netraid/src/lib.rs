@@ -1,7 +1,11 @@
 //! A disk mirrored live over the network: the mirror, its on-disk format, its decisions and its commands.
 
+pub mod cli;
 pub mod control;
 pub mod md;
 pub mod mirror;
+pub mod quickstart;
 pub mod raid1;
+pub mod report;
+pub mod run;
 pub mod status;

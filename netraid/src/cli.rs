@@ -1,0 +1,71 @@
+//! The command line of `netraid`: one module a command, and what they share: exit codes, sizes, the run folder.
+
+pub mod exit;
+mod quickstart;
+pub mod run_dir;
+pub mod show;
+pub mod size;
+mod status;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use exit::Exit;
+
+/// Mirrors a disk live to other machines over the network.
+#[derive(Debug, Parser)]
+#[command(name = "netraid", version, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// A new command gets a line here, a line in [`perform`] and a module.
+#[derive(Debug, Subcommand)]
+enum Command {
+    Quickstart(quickstart::Arguments),
+    Status(status::Arguments),
+}
+
+fn perform(command: Command) -> Result<(), Exit> {
+    match command {
+        Command::Quickstart(arguments) => quickstart::perform(arguments),
+        Command::Status(arguments) => status::perform(&arguments),
+    }
+}
+
+/// Runs the program with this process's arguments; what went wrong, if anything, is said on standard error.
+pub fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) if error.use_stderr() => {
+            // Nothing can be done about a closed standard error.
+            let _ = error.print();
+            return ExitCode::from(exit::USAGE);
+        }
+        Err(help) => {
+            let _ = help.print();
+            return ExitCode::SUCCESS;
+        }
+    };
+    start_log();
+    match perform(arguments.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(exit) => {
+            exit.tell();
+            ExitCode::from(exit.code)
+        }
+    }
+}
+
+/// What the libraries log goes to standard error; `NETRAID_LOG` chooses how much (`warn` if unset).
+fn start_log() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("NETRAID_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(show::colour_on_stderr())
+        .init();
+}
