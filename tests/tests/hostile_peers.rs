@@ -349,6 +349,17 @@ fn a_peer_that_never_reads_its_replies_costs_bounded_memory() {
 }
 
 #[test]
+fn an_idle_server_stays_below_10_mib() {
+    let ours = serve();
+    drop(ours.go());
+    assert!(
+        ours.resident() < 10 * MIB,
+        "{} KiB resident",
+        ours.resident() >> 10
+    );
+}
+
+#[test]
 fn a_thousand_idle_connections_stay_below_64_mib() {
     let ours = serve();
     let idle = ours.resident();

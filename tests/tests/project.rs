@@ -11,6 +11,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use netraid_tests::peers;
 use netraid_tests::process::run;
 use serde_json::Value;
 
@@ -362,6 +363,39 @@ fn every_command_of_the_readme_is_one_of_our_programs_or_make() {
         "commands of the README that nothing here provides",
         unknown.collect(),
     );
+}
+
+/// Makes sure that a program's help mentions every word in `wanted`.
+fn help_mentions<'a>(line: &str, words: &[&str], wanted: impl Iterator<Item = &'a str>) {
+    let help = run(Command::new(peers::ours(words[0]))
+        .args(&words[1..])
+        .arg("--help"))
+    .ok()
+    .stdout;
+    for word in wanted {
+        let known = help
+            .split(|letter: char| letter.is_whitespace() || letter == ',')
+            .any(|text| text == word);
+        assert!(
+            known,
+            "{word} of `{line}` is not in the help of {words:?}:\n{help}"
+        );
+    }
+}
+
+#[test]
+fn every_subcommand_and_option_of_the_readme_is_in_the_help_of_its_program() {
+    let lines = readme_commands()
+        .into_iter()
+        .filter(|line| !line.starts_with("make "));
+    for line in lines {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let plain = |word: &&&str| word.bytes().all(|byte| byte.is_ascii_lowercase());
+        let subcommands: Vec<&str> = words[1..].iter().take_while(plain).copied().collect();
+        let options = words.iter().copied().filter(|word| word.starts_with("--"));
+        help_mentions(&line, &words[..1], subcommands.first().copied().into_iter());
+        help_mentions(&line, &[&words[..1], &subcommands].concat(), options);
+    }
 }
 
 #[test]
