@@ -336,11 +336,11 @@ impl Client {
         let units = u32::try_from(payload.div_ceil(BYTE_UNIT))
             .unwrap_or(u32::MAX)
             .min(owned.byte_units);
-        // The semaphores are never closed, so both acquisitions succeed.
-        if let Ok(permit) = owned.requests.acquire().await {
-            permit.forget();
-        }
-        if let Ok(permit) = owned.bytes.acquire_many(units).await {
+        // The semaphores are never closed, so both acquisitions succeed. Both are kept until neither has to be waited
+        // for: a future that is dropped in between gives back what it has.
+        let request = owned.requests.acquire().await;
+        let bytes = owned.bytes.acquire_many(units).await;
+        for permit in [request, bytes].into_iter().flatten() {
             permit.forget();
         }
         let owned = Arc::clone(owned);

@@ -38,7 +38,7 @@ use crate::target::Target;
 use handshake::Opened;
 use in_flight::{Admission, Bounds, Entry, InFlight, Refused};
 use outgoing::{Frame, Kicked, Outgoing};
-use request::Plan;
+use request::{Plan, Request};
 
 /// Wraps the completions of one batch of replies: it must call its argument exactly once, on the same thread. A mirror
 /// uses it to gather what the completions cause and start it together.
@@ -139,7 +139,7 @@ impl Connection {
             closing_since: OnceLock::new(),
         });
         receiver::spawn(&shared, &surplus)?;
-        deadline::watch(&shared)?;
+        deadline::watch(&shared).inspect_err(|_| shared.lose(Lost::Aborted))?;
         Ok(Connection { shared })
     }
 
@@ -224,35 +224,21 @@ impl Shared {
             Ok(Plan::Send) => (command, completion),
             Ok(Plan::ThenFlush) => (request::without_fua(command), self.then_flush(completion)),
         };
-        let admission = admission.unwrap_or_else(|| self.admission());
-        let (header, payload) = match request::encode(&command, &self.export) {
-            Ok(encoded) => encoded,
+        let mut request = match Request::new(&command, &self.export) {
+            Ok(request) => request,
             Err(failure) => return completion.complete(Err(failure)),
         };
-        let received = request::received(&command, &self.export);
-        let entry = Entry {
-            completion,
-            cost: request::cost(&command),
-            submitted: Instant::now(),
-            expected: None,
-            received,
-        };
-        let expect =
-            |cookie| request::expect(RequestHeader { cookie, ..header }, &command, &self.export);
-        let cookie = match self.in_flight.add(entry, expect, admission) {
-            Ok(cookie) => cookie,
+        let admission = admission.unwrap_or_else(|| self.admission());
+        let entry = Entry::new(completion, &mut request);
+        let expected = |cookie| request.expected(self.export.style, cookie);
+        match self.in_flight.add(entry, expected, admission) {
+            Ok(cookie) => self.push(request.header(cookie), request.payload),
             Err(Refused::Full(completion)) => {
-                let failure = Failure::new(
-                    BUSY,
-                    "the connection has as many requests in flight as it may",
-                );
-                return completion.complete(Err(failure));
+                let why = "the connection has as many requests in flight as it may";
+                completion.complete(Err(Failure::new(BUSY, why)));
             }
-            Err(Refused::Ended(completion, lost)) => {
-                return completion.complete(Err(lost.failure(false)));
-            }
-        };
-        self.push(RequestHeader { cookie, ..header }, payload);
+            Err(Refused::Ended(completion, lost)) => completion.complete(Err(lost.failure(false))),
+        }
     }
 
     /// Where waiting is allowed, a full connection makes the submitter wait; the receiving thread would wait for itself.
@@ -271,6 +257,14 @@ impl Shared {
     /// A completion that flushes after success and only then completes the original.
     fn then_flush(self: &Arc<Self>, completion: Completion) -> Completion {
         let shared = Arc::clone(self);
+        // The write was carried out: that its flush was not even sent does not undo it.
+        let completion = Completion::new(move |outcome| match outcome {
+            Err(failure) if failure.errno == NOT_SENT => {
+                let why = format!("written, but perhaps not durable: {}", failure.why);
+                completion.complete(Err(Failure::new(LOST, why)));
+            }
+            outcome => completion.complete(outcome),
+        });
         Completion::new(move |outcome| match outcome {
             Ok(_) => shared.submit(Command::Flush, completion, Some(Admission::Always)),
             Err(failure) => completion.complete(Err(failure)),

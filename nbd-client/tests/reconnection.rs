@@ -404,3 +404,100 @@ fn more_requests_than_the_bounds_allow_wait_for_their_turn() {
         }
     });
 }
+
+#[test]
+fn a_server_that_loses_every_connection_is_not_asked_for_ever() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("poison.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let connections = Arc::new(Mutex::new(0));
+    let counted = Arc::clone(&connections);
+    // An old server whose every connection ends with the first request.
+    std::thread::spawn(move || {
+        use std::io::{Read, Write};
+        for client in listener.incoming() {
+            let mut client = client.unwrap();
+            *counted.lock().unwrap() += 1;
+            let _ = client.write_all(b"NBDMAGICIHAVEOPT\x00\x00");
+            let _ = client.read_exact(&mut [0; 4 + 16 + 4]);
+            let _ = client.write_all(&(1u64 << 20).to_be_bytes());
+            let _ = client.write_all(&[0; 126]);
+            let _ = client.read_exact(&mut [0; 28]);
+        }
+    });
+    let give_up_after = Duration::from_millis(400);
+    let options = ClientOptions {
+        give_up_after,
+        ..impatient()
+    };
+    let client = Client::open(&Target::unix(path, "disk"), options).unwrap();
+    let started = Instant::now();
+    let error = run(client.read(0, 512)).unwrap_err();
+    assert!(matches!(error, Error::GaveUp { .. }), "{error}");
+    assert!(started.elapsed() < Duration::from_secs(5));
+    let connections = *connections.lock().unwrap();
+    assert!(
+        (2..20).contains(&connections),
+        "{connections} connections without a pause between them"
+    );
+}
+
+#[test]
+fn one_context_of_several_is_asked_for_alone_where_the_server_can_do_that() {
+    #[derive(Default)]
+    struct Asked(Mutex<Vec<usize>>);
+    impl BlockDevice for Asked {
+        fn geometry(&self) -> Geometry {
+            let contexts = vec!["base:allocation".to_owned(), "x-netraid:dirty".to_owned()];
+            Geometry {
+                contexts,
+                ..Holding::default().geometry()
+            }
+        }
+        fn submit(&self, command: Command, completion: Completion) {
+            let Command::BlockStatus {
+                length, context, ..
+            } = command
+            else {
+                return completion.complete(Ok(Answer::Done));
+            };
+            self.0.lock().unwrap().push(context);
+            let status = 40 + context as u64;
+            completion.complete(Ok(Answer::Extents(vec![nbd_protocol::command::Extent {
+                length,
+                status,
+            }])));
+        }
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("ours.sock");
+    let device = Arc::new(Asked::default());
+    let mut server = Server::new(nbd_server::server::Options::default());
+    server
+        .add_export(Export::new("disk", device.clone()))
+        .unwrap();
+    server.add_listener(Listener::unix(&path).unwrap());
+    let _server = server.start().unwrap();
+    for headers in [
+        nbd_protocol::HeaderStyle::Structured,
+        nbd_protocol::HeaderStyle::Extended,
+    ] {
+        let mut options = impatient();
+        options.connection.headers = headers;
+        options.connection.contexts =
+            vec!["x-netraid:dirty".to_owned(), "base:allocation".to_owned()];
+        let client = Client::open(&Target::unix(&path, "disk"), options).unwrap();
+        assert_eq!(client.export().style, headers);
+        device.0.lock().unwrap().clear();
+        for (context, status) in [(0, 41), (1, 40)] {
+            let extents = run(client.block_status(0, 1 << 20, context)).unwrap();
+            assert_eq!(extents[0].status, status);
+            assert_eq!(extents[0].length, 1 << 20);
+        }
+        let asked = device.0.lock().unwrap().len();
+        let alone = client
+            .export()
+            .offers(nbd_protocol::number::TransmissionFlags::BLOCK_STATUS_PAYLOAD);
+        assert_eq!(asked, if alone { 2 } else { 4 }, "{headers:?}");
+    }
+}

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser};
+use nbd_client::uri::UriError;
 use nbd_client::{Options, Target};
+
+use super::exit::Exit;
 
 /// The command line.
 #[derive(Debug, Parser)]
@@ -55,8 +58,8 @@ JSON (schema nbd-client.info/1): uri, export, size, read_only, canonical_name, d
 offers {flush, fua, trim, write_zeroes, fast_zero, cache, multiple_connections, rotational, ...}, contexts.")]
 pub(crate) struct Info {
     /// NBD URI of the export
-    #[arg(value_name = "URI", value_parser = parse_target)]
-    pub(crate) target: Target,
+    #[arg(value_name = "URI")]
+    pub(crate) target: String,
     /// Print one JSON document
     #[arg(long)]
     pub(crate) json: bool,
@@ -74,8 +77,8 @@ Examples:
 JSON (schema nbd-client.list/1): server, exports [{name, description, uri}].")]
 pub(crate) struct List {
     /// NBD URI of the server; an export name in it is ignored
-    #[arg(value_name = "URI", value_parser = parse_target)]
-    pub(crate) target: Target,
+    #[arg(value_name = "URI")]
+    pub(crate) target: String,
     /// Print one JSON document
     #[arg(long)]
     pub(crate) json: bool,
@@ -97,8 +100,8 @@ what it reads as is open); zero (reads as zeroes); hole,zero.
 JSON (schema nbd-client.map/1): uri, context, size, extents [{offset, length, status, type}].")]
 pub(crate) struct Map {
     /// NBD URI of the export
-    #[arg(value_name = "URI", value_parser = parse_target)]
-    pub(crate) target: Target,
+    #[arg(value_name = "URI")]
+    pub(crate) target: String,
     /// Block-status context to show
     #[arg(long, value_name = "NAME", default_value = "base:allocation")]
     pub(crate) context: String,
@@ -247,8 +250,9 @@ impl Patience {
     }
 }
 
-fn parse_target(text: &str) -> Result<Target, String> {
-    text.parse::<Target>().map_err(|error| error.to_string())
+/// The export that a URI names; what is wrong with it is one line.
+pub(crate) fn target(text: &str) -> Result<Target, Exit> {
+    text.parse().map_err(|error: UriError| Exit::usage(error))
 }
 
 fn parse_seconds(text: &str) -> Result<Duration, String> {

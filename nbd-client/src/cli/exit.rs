@@ -3,7 +3,6 @@
 use std::fmt::Display;
 
 use nbd_client::client::Error;
-use nbd_client::connection::TIMED_OUT;
 use nbd_client::{OpenError, Target};
 use nbd_protocol::negotiate::client::ClientHandshakeError;
 use nbd_protocol::number::Rep;
@@ -112,7 +111,13 @@ impl Exit {
 
     /// A request that failed.
     pub(crate) fn request(doing: &str, error: &Error) -> Exit {
-        let late = matches!(error, Error::Failed { failure } if failure.errno == TIMED_OUT);
+        let late = matches!(
+            error,
+            Error::Lost {
+                timed_out: true,
+                ..
+            }
+        );
         Exit::new(
             if late { TIMEOUT } else { FAILED },
             format!("{doing}: {error}"),

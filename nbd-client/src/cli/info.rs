@@ -7,7 +7,7 @@ use nbd_protocol::HeaderStyle;
 use nbd_protocol::number::TransmissionFlags as Flags;
 use serde::Serialize;
 
-use super::arguments::Info;
+use super::arguments::{self, Info};
 use super::exit::Exit;
 use super::show;
 
@@ -49,7 +49,7 @@ struct Offers {
 }
 
 pub(crate) fn run(arguments: &Info) -> Result<(), Exit> {
-    let target = &arguments.target;
+    let target = &arguments::target(&arguments.target)?;
     let description = query::describe(target, &arguments.patience.options())
         .map_err(|error| Exit::open(target, &error))?;
     let report = report(target, &description);

@@ -5,7 +5,7 @@ use std::io::Write;
 use nbd_client::query;
 use serde::Serialize;
 
-use super::arguments::List;
+use super::arguments::{self, List};
 use super::exit::Exit;
 use super::show;
 
@@ -24,7 +24,7 @@ struct Export {
 }
 
 pub(crate) fn run(arguments: &List) -> Result<(), Exit> {
-    let target = &arguments.target;
+    let target = &arguments::target(&arguments.target)?;
     let listed = query::list(target, &arguments.patience.options())
         .map_err(|error| Exit::open(target, &error))?;
     let exports: Vec<Export> = listed

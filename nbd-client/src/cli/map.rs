@@ -2,11 +2,11 @@
 
 use std::io::{BufWriter, Write};
 
-use nbd_client::{Client, ClientOptions, Options, query};
+use nbd_client::{Client, ClientOptions, Options, Target, query};
 use nbd_protocol::command::Extent;
 use serde::Serialize;
 
-use super::arguments::Map;
+use super::arguments::{self, Map};
 use super::exit::Exit;
 
 #[derive(Serialize)]
@@ -20,7 +20,7 @@ struct Run {
 
 pub(crate) fn run(arguments: &Map) -> Result<(), Exit> {
     super::block_on(async {
-        let target = &arguments.target;
+        let target = &arguments::target(&arguments.target)?;
         let connection = Options {
             contexts: vec![arguments.context.clone()],
             ..arguments.patience.options()
@@ -33,7 +33,7 @@ pub(crate) fn run(arguments: &Map) -> Result<(), Exit> {
             .await
             .map_err(|error| Exit::open(target, &error))?;
         let Some(context) = client.export().context(&arguments.context) else {
-            return Err(unknown_context(arguments));
+            return Err(unknown_context(arguments, target));
         };
         let mut out = BufWriter::new(std::io::stdout().lock());
         let json = arguments.json;
@@ -134,12 +134,12 @@ fn meaning(status: u64) -> &'static str {
     }
 }
 
-fn unknown_context(arguments: &Map) -> Exit {
+fn unknown_context(arguments: &Map, target: &Target) -> Exit {
     let exit = Exit::usage(format!(
         "the export has no block-status context {:?}",
         arguments.context
     ));
-    match query::describe(&arguments.target, &arguments.patience.options()) {
+    match query::describe(target, &arguments.patience.options()) {
         Ok(description) if description.contexts.is_empty() => exit.hint("the server offers none"),
         Ok(description) => exit.hint(format!("it has {:?}", description.contexts)),
         Err(_) => exit,

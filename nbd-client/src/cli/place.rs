@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use nbd_client::client::Zeroing;
-use nbd_client::{Client, ClientOptions, Options, Target, uri};
+use nbd_client::{Client, ClientOptions, Options, uri};
 use nbd_protocol::number::TransmissionFlags;
 
-use super::arguments::{Patience, Traffic};
+use super::arguments::{self, Patience, Traffic};
 use super::exit::Exit;
 use super::local::{Local, too_small};
 
@@ -225,9 +225,7 @@ impl Medium {
         patience: Patience,
         give_up_after: Duration,
     ) -> Result<Medium, Exit> {
-        let target: Target = text
-            .parse()
-            .map_err(|error: uri::UriError| Exit::usage(error))?;
+        let target = arguments::target(text)?;
         let allocation = "base:allocation".to_owned();
         let options = ClientOptions {
             connection: Options {

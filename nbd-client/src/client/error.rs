@@ -14,12 +14,14 @@ pub enum Error {
         /// Why.
         failure: Failure,
     },
-    /// The connection was lost while the request was under way, and sending it again is not safe: **its outcome is
-    /// unknown**, and the server may even carry it out later.
-    #[error("{why}; it is not sent again because the server does not fence old connections")]
+    /// The connection was lost while the request was under way, and sending it again is not safe or not wanted: **its
+    /// outcome is unknown**, and the server may even carry it out later.
+    #[error("{why}; it was not sent again")]
     Lost {
         /// What happened to the connection.
         why: Arc<str>,
+        /// The server did not answer in time.
+        timed_out: bool,
     },
     /// No connection could be made again in the time allowed.
     #[error("no connection again within {} s: {last}", after.as_secs_f32())]

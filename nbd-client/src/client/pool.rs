@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::io::Read;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nbd_protocol::command::{Answer, Command, Completion, Errno, Failure, Outcome};
 use nbd_protocol::number::TransmissionFlags;
@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 
 use super::{ClientOptions, Error};
 use crate::connection::{
-    Connection, Export, NOT_SENT, OpenError, Options, WhenFull, is_connection_failure,
+    Connection, Export, NOT_SENT, OpenError, Options, TIMED_OUT, WhenFull, is_connection_failure,
 };
 use crate::target::Target;
 
@@ -38,6 +38,9 @@ struct State {
     /// Counts the sets of connections: a loss is acted upon once per set.
     epoch: u64,
     generation: u64,
+    connected: Instant,
+    /// How many sets of connections in a row were lost soon after they were made.
+    short_lived: u32,
     /// Bounded by the client's bound on requests.
     waiting: VecDeque<Request>,
     ended: Option<Error>,
@@ -47,6 +50,8 @@ struct State {
 struct Request {
     command: Command,
     reply: oneshot::Sender<Result<Answer, Error>>,
+    /// When its first connection was lost.
+    lost: Option<Instant>,
     release: Box<dyn FnOnce() + Send>,
 }
 
@@ -75,6 +80,8 @@ impl Pool {
             connections,
             epoch: 0,
             generation: session.generation,
+            connected: Instant::now(),
+            short_lived: 0,
             waiting: VecDeque::new(),
             ended: None,
         };
@@ -100,6 +107,7 @@ impl Pool {
         self.submit(Request {
             command,
             reply,
+            lost: None,
             release,
         });
         Started(outcome)
@@ -160,7 +168,7 @@ impl Pool {
     }
 
     /// Takes the outcome of a request on a connection of `epoch`; not called with the state locked.
-    fn completed(self: &Arc<Self>, request: Request, epoch: u64, outcome: Outcome) {
+    fn completed(self: &Arc<Self>, mut request: Request, epoch: u64, outcome: Outcome) {
         let failure = match outcome {
             Ok(answer) => return request.finish(Ok(answer)),
             Err(failure) => failure,
@@ -177,12 +185,18 @@ impl Pool {
             || !request.command.changes_data()
             || self.export.fenced
             || self.options.replay_writes;
-        if replay {
-            self.submit(request);
-        } else {
-            request.finish(Err(Error::Lost {
-                why: failure.why.as_ref().into(),
+        // A server that is there and loses every connection must not be asked the same for ever.
+        let since = *request.lost.get_or_insert_with(Instant::now);
+        let after = self.options.give_up_after;
+        if !replay {
+            request.finish(Err(lost(&failure)));
+        } else if since.elapsed() > after && !after.is_zero() {
+            request.finish(Err(Error::GaveUp {
+                after,
+                last: failure.why.as_ref().into(),
             }));
+        } else {
+            self.submit(request);
         }
     }
 
@@ -194,9 +208,7 @@ impl Pool {
         }
         let connections = std::mem::take(&mut state.connections);
         if self.options.give_up_after.is_zero() {
-            state.ended.get_or_insert(Error::Lost {
-                why: failure.why.as_ref().into(),
-            });
+            state.ended.get_or_insert(lost(failure));
         }
         let reconnect = state.ended.is_none();
         drop(state);
@@ -223,6 +235,9 @@ impl Pool {
     fn reconnect(self: &Arc<Self>) {
         let give_up = Instant::now() + self.options.give_up_after;
         let mut pause = self.options.first_pause;
+        if let Some(rest) = self.rest_first() {
+            self.wait(rest);
+        }
         loop {
             let Some(session) = self.next_session() else {
                 return;
@@ -241,14 +256,32 @@ impl Pool {
                     last: last.into(),
                 });
             }
-            let state = self.lock();
-            // Waiting is cut short only by the end, which `next_session` sees.
-            let wait = self
-                .changed
-                .wait_timeout_while(state, pause, |state| state.ended.is_none());
-            drop(wait.unwrap_or_else(|poisoned| poisoned.into_inner()));
+            self.wait(pause);
             pause = (pause * 2).min(self.options.longest_pause);
         }
+    }
+
+    /// How long to leave a server alone that loses its connections as soon as they are made.
+    fn rest_first(&self) -> Option<Duration> {
+        let mut state = self.lock();
+        if state.connected.elapsed() > self.options.longest_pause {
+            state.short_lived = 0;
+            return None;
+        }
+        let doublings = state.short_lived.min(16);
+        state.short_lived = doublings + 1;
+        (doublings > 0).then(|| {
+            (self.options.first_pause * (1 << (doublings - 1))).min(self.options.longest_pause)
+        })
+    }
+
+    /// Waits; cut short only by the end, which [`Pool::next_session`] sees.
+    fn wait(&self, pause: Duration) {
+        let state = self.lock();
+        let waited = self
+            .changed
+            .wait_timeout_while(state, pause, |state| state.ended.is_none());
+        drop(waited.unwrap_or_else(|poisoned| poisoned.into_inner()));
     }
 
     /// The session of the next attempt, of a generation never used before; `None` after the end.
@@ -307,6 +340,7 @@ impl Pool {
         }
         state.connections = connections;
         state.epoch += 1;
+        state.connected = Instant::now();
         self.reconnections.fetch_add(1, Ordering::Relaxed);
         let waiting = std::mem::take(&mut state.waiting);
         drop(state);
@@ -340,6 +374,13 @@ impl Request {
         (self.release)();
         // Nobody listens if the future was dropped.
         let _ = self.reply.send(outcome);
+    }
+}
+
+fn lost(failure: &Failure) -> Error {
+    Error::Lost {
+        why: failure.why.as_ref().into(),
+        timed_out: failure.errno == TIMED_OUT,
     }
 }
 

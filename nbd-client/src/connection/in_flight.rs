@@ -8,6 +8,7 @@ use nbd_protocol::command::{Completion, Extent};
 use nbd_protocol::pending::Pending;
 
 use super::lost::Lost;
+use super::request::Request;
 
 /// One request in flight.
 pub(super) struct Entry {
@@ -19,6 +20,19 @@ pub(super) struct Entry {
     pub(super) expected: Option<Pending>,
     /// What came of the answer so far.
     pub(super) received: Received,
+}
+
+impl Entry {
+    /// For a request about to be added.
+    pub(super) fn new(completion: Completion, request: &mut Request) -> Entry {
+        Entry {
+            completion,
+            cost: request.cost(),
+            submitted: Instant::now(),
+            expected: None,
+            received: std::mem::replace(&mut request.received, Received::Nothing),
+        }
+    }
 }
 
 /// The content of an answer, as far as it came.
