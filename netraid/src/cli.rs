@@ -1,7 +1,10 @@
 //! The command line of `netraid`: one module a command, and what they share: exit codes, sizes, the run folder.
 
+mod create;
 pub mod exit;
+mod extend;
 mod quickstart;
+mod run;
 pub mod run_dir;
 pub mod show;
 pub mod size;
@@ -24,12 +27,18 @@ struct Arguments {
 /// A new command gets a line here, a line in [`perform`] and a module.
 #[derive(Debug, Subcommand)]
 enum Command {
+    Create(create::Arguments),
+    Extend(extend::Arguments),
     Quickstart(quickstart::Arguments),
+    Run(run::Arguments),
     Status(status::Arguments),
 }
 
 fn perform(command: Command) -> Result<(), Exit> {
     match command {
+        Command::Create(arguments) => create::perform(&arguments),
+        Command::Extend(arguments) => extend::perform(&arguments),
+        Command::Run(arguments) => run::perform(&arguments),
         Command::Quickstart(arguments) => quickstart::perform(arguments),
         Command::Status(arguments) => status::perform(&arguments),
     }

@@ -5,7 +5,9 @@
 
 pub mod chunks;
 pub mod engine;
+pub mod holds;
 pub mod intent;
+pub mod keeper;
 pub mod leg;
 pub mod link;
 pub mod metadata;

@@ -82,16 +82,21 @@ impl Link {
         match self {
             Link::Local(_) => None,
             Link::Remote(connection) if connection.is_alive() => None,
-            Link::Remote(connection) => {
-                Some(connection.lost().map_or_else(|| "closed".into(), |lost| lost.to_string()))
-            }
+            Link::Remote(connection) => Some(
+                connection
+                    .lost()
+                    .map_or_else(|| "closed".into(), |lost| lost.to_string()),
+            ),
         }
     }
 
     /// Runs one command and waits for its end, at most `patience`.
     pub fn run(&self, command: Command, patience: Duration) -> Outcome {
         let (sender, receiver) = mpsc::sync_channel(1);
-        self.submit(command, Completion::new(move |outcome| drop(sender.send(outcome))));
+        self.submit(
+            command,
+            Completion::new(move |outcome| drop(sender.send(outcome))),
+        );
         self.kick();
         receiver
             .recv_timeout(patience)
@@ -100,16 +105,34 @@ impl Link {
 
     /// Reads `length` bytes at `offset` and waits for them.
     pub fn read(&self, offset: u64, length: usize, patience: Duration) -> Result<Bytes, Failure> {
-        let short = u32::try_from(length).map_err(|_| Failure::new(Errno::EINVAL, "too much at once"))?;
-        match self.run(Command::Read { offset, length: short }, patience)? {
+        let short =
+            u32::try_from(length).map_err(|_| Failure::new(Errno::EINVAL, "too much at once"))?;
+        match self.run(
+            Command::Read {
+                offset,
+                length: short,
+            },
+            patience,
+        )? {
             Answer::Data(data) if data.len() == length => Ok(data),
-            _ => Err(Failure::new(Errno::EIO, "a read was answered with the wrong length")),
+            _ => Err(Failure::new(
+                Errno::EIO,
+                "a read was answered with the wrong length",
+            )),
         }
     }
 
     /// Writes `data` durably at `offset` and waits for it.
     pub fn write(&self, offset: u64, data: Bytes, patience: Duration) -> Result<(), Failure> {
-        self.run(Command::Write { offset, data, fua: true }, patience).map(|_| ())
+        self.run(
+            Command::Write {
+                offset,
+                data,
+                fua: true,
+            },
+            patience,
+        )
+        .map(|_| ())
     }
 }
 
@@ -117,30 +140,58 @@ fn submit_remote(connection: &Arc<Connection>, command: Command, completion: Com
     let export = connection.export();
     let most = u64::from(export.maximum_payload.min(LONGEST));
     match command {
-        Command::WriteZeroes { offset, length, fua, no_hole, .. } => {
+        Command::WriteZeroes {
+            offset,
+            length,
+            fua,
+            no_hole,
+            ..
+        } => {
             let offered = export.offers(TransmissionFlags::SEND_WRITE_ZEROES);
             let (piece, make): (u64, Box<dyn Fn(u64, u64) -> Command>) = if offered {
-                let zeroes = move |offset, length| Command::WriteZeroes { offset, length, fua, no_hole, fast: false };
+                let zeroes = move |offset, length| Command::WriteZeroes {
+                    offset,
+                    length,
+                    fua,
+                    no_hole,
+                    fast: false,
+                };
                 (LONGEST_ZEROES, Box::new(zeroes))
             } else {
                 let zeroes = Bytes::from(vec![0; ZEROES.min(length) as usize]);
-                let write =
-                    move |offset, length: u64| Command::Write { offset, data: zeroes.slice(..length as usize), fua };
+                let write = move |offset, length: u64| Command::Write {
+                    offset,
+                    data: zeroes.slice(..length as usize),
+                    fua,
+                };
                 (ZEROES.min(most), Box::new(write))
             };
             in_pieces(connection, (offset, length), piece, make, completion);
         }
         Command::Read { offset, length } if u64::from(length) > most => {
-            let read = |offset, length| Command::Read { offset, length: length as u32 };
+            let read = |offset, length| Command::Read {
+                offset,
+                length: length as u32,
+            };
             in_pieces(connection, (offset, length.into()), most, read, completion);
         }
         Command::Write { offset, data, fua } if data.len() as u64 > most => {
             let begin = offset;
             let write = |offset: u64, length: u64| {
                 let from = (offset - begin) as usize;
-                Command::Write { offset, data: data.slice(from..from + length as usize), fua }
+                Command::Write {
+                    offset,
+                    data: data.slice(from..from + length as usize),
+                    fua,
+                }
             };
-            in_pieces(connection, (offset, data.len() as u64), most, write, completion);
+            in_pieces(
+                connection,
+                (offset, data.len() as u64),
+                most,
+                write,
+                completion,
+            );
         }
         Command::Flush if !export.offers(TransmissionFlags::SEND_FLUSH) => {
             // The server promises that what it answered is stable already, as far as it can tell.
@@ -149,8 +200,21 @@ fn submit_remote(connection: &Arc<Connection>, command: Command, completion: Com
         Command::Cache { .. } if !export.offers(TransmissionFlags::SEND_CACHE) => {
             completion.complete(Ok(Answer::Done));
         }
-        Command::BlockStatus { offset, length, one, .. } => match export.context("base:allocation") {
-            Some(context) => connection.submit(Command::BlockStatus { offset, length, one, context }, completion),
+        Command::BlockStatus {
+            offset,
+            length,
+            one,
+            ..
+        } => match export.context("base:allocation") {
+            Some(context) => connection.submit(
+                Command::BlockStatus {
+                    offset,
+                    length,
+                    one,
+                    context,
+                },
+                completion,
+            ),
             // Nothing is known: all of it is data.
             None => completion.complete(Ok(Answer::Extents(vec![Extent { length, status: 0 }]))),
         },
@@ -185,7 +249,12 @@ fn in_pieces(
         connection.submit(make(offset, length), completion);
         return;
     }
-    let parts = Parts { left: count, answers: vec![None; count], failure: None, completion: Some(completion) };
+    let parts = Parts {
+        left: count,
+        answers: vec![None; count],
+        failure: None,
+        completion: Some(completion),
+    };
     let parts = Arc::new(Mutex::new(parts));
     for index in 0..count {
         let from = offset + index as u64 * piece;
@@ -197,7 +266,9 @@ fn in_pieces(
 }
 
 fn part_done(parts: &Mutex<Parts>, index: usize, outcome: Outcome) {
-    let mut parts = parts.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let mut parts = parts
+        .lock()
+        .unwrap_or_else(|poisoned| poisoned.into_inner());
     match outcome {
         Ok(Answer::Data(data)) => parts.answers[index] = Some(data),
         Ok(_) => {}
@@ -207,7 +278,9 @@ fn part_done(parts: &Mutex<Parts>, index: usize, outcome: Outcome) {
     if parts.left > 0 {
         return;
     }
-    let Some(completion) = parts.completion.take() else { return };
+    let Some(completion) = parts.completion.take() else {
+        return;
+    };
     let answers = std::mem::take(&mut parts.answers);
     let failure = parts.failure.take();
     drop(parts);
@@ -215,7 +288,10 @@ fn part_done(parts: &Mutex<Parts>, index: usize, outcome: Outcome) {
         Some(failure) => Err(failure),
         None if answers.iter().all(Option::is_some) => {
             let mut whole = BytesMut::new();
-            answers.iter().flatten().for_each(|part| whole.extend_from_slice(part));
+            answers
+                .iter()
+                .flatten()
+                .for_each(|part| whole.extend_from_slice(part));
             Ok(Answer::Data(whole.freeze()))
         }
         None => Ok(Answer::Done),

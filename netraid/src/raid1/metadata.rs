@@ -5,15 +5,17 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use flags::{
-    GenerationId, NodeName, PairError, PeerFlags, PeerState, RECORD_BYTES, RecordError, RecordFlags, StateRecord,
-    decode_pair,
+    GenerationId, NodeName, PairError, PeerFlags, PeerState, RECORD_BYTES, RecordError,
+    RecordFlags, StateRecord, decode_pair,
 };
 use nbd_protocol::command::Failure;
 
 use crate::md::bitmap::Trust;
 use crate::md::format::FormattedLeg;
 use crate::md::superblock::{Features, Role, Timestamp, WRITE_MOSTLY};
-use crate::md::{BitmapError, BitmapSuperblock, Layout, LayoutError, PAGE, SECTOR, Superblock, SuperblockError};
+use crate::md::{
+    BitmapError, BitmapSuperblock, Layout, LayoutError, PAGE, SECTOR, Superblock, SuperblockError,
+};
 use crate::mirror::generation::{Generation, Generations, HISTORY, SLOTS};
 use crate::raid1::chunks::ChunkSet;
 use crate::raid1::engine::{Shape, Update};
@@ -48,7 +50,9 @@ pub enum MetadataError {
     #[error("the leg's NetRAID record can't be written: {0}")]
     Encode(#[from] RecordError),
     /// Whoever made the array left no room for the record.
-    #[error("the leg has no room for NetRAID's record in front of its data: create the mirror with netraid")]
+    #[error(
+        "the leg has no room for NetRAID's record in front of its data: create the mirror with netraid"
+    )]
     NoRoom,
     /// More or fewer legs than are possible.
     #[error("the array has {0} legs: 1 to 8 are possible")]
@@ -73,8 +77,17 @@ pub type NodeNames = Vec<NodeName>;
 
 impl Metadata {
     /// The metadata of a leg that is about to be made. `formatted.superblock.dev_number` is its slot.
-    pub fn new(formatted: FormattedLeg, names: &[NodeName], slot: Slot) -> Result<Metadata, MetadataError> {
-        let FormattedLeg { layout, superblock, bitmap, .. } = formatted;
+    pub fn new(
+        formatted: FormattedLeg,
+        names: &[NodeName],
+        slot: Slot,
+    ) -> Result<Metadata, MetadataError> {
+        let FormattedLeg {
+            layout,
+            superblock,
+            bitmap,
+            ..
+        } = formatted;
         let record = StateRecord {
             sequence: 0,
             array: superblock.set_uuid.0,
@@ -94,7 +107,13 @@ impl Metadata {
                 .collect(),
         };
         layout.records.ok_or(MetadataError::NoRoom)?;
-        Ok(Metadata { superblock, bitmap, layout, record, slot })
+        Ok(Metadata {
+            superblock,
+            bitmap,
+            layout,
+            record,
+            slot,
+        })
     }
 
     /// Reads a leg's metadata.
@@ -118,24 +137,42 @@ impl Metadata {
         let dirty = match bitmap.trust(&superblock)? {
             Trust::Complete => {
                 // bitmap_room bounds the bitmap; decode() bounded both by the size of the disk.
-                let length = (crate::md::bitmap::HEADER as u64 + chunks.div_ceil(8)).next_multiple_of(SECTOR);
+                let length = (crate::md::bitmap::HEADER as u64 + chunks.div_ceil(8))
+                    .next_multiple_of(SECTOR);
                 let whole = link.read(start, length as usize, patience)?;
                 ChunkSet::from_bytes(chunks, &whole[crate::md::bitmap::HEADER..])
             }
-            Trust::OutOfDate { .. } | Trust::MarkedStale | Trust::WriteFailed => ChunkSet::full(chunks),
+            Trust::OutOfDate { .. } | Trust::MarkedStale | Trust::WriteFailed => {
+                ChunkSet::full(chunks)
+            }
         };
         let legs = superblock.raid_disks;
         if legs == 0 || legs as usize > SLOTS {
             return Err(MetadataError::Legs(legs));
         }
         let slot = match superblock.role() {
-            Role::Active(place) => Slot::new(usize::from(place)).filter(|slot| slot.number() < legs as usize),
+            Role::Active(place) => {
+                Slot::new(usize::from(place)).filter(|slot| slot.number() < legs as usize)
+            }
             _ => None,
         };
         let slot = slot.ok_or_else(|| MetadataError::Role(format!("{:?}", superblock.role())))?;
         let record = read_record(link, &layout, &superblock, slot, patience)?;
-        let image = LegImage { superblock: super_state(&superblock), record: leg_record(&record), dirty };
-        Ok((Metadata { superblock, bitmap, layout, record, slot }, image))
+        let image = LegImage {
+            superblock: super_state(&superblock),
+            record: leg_record(&record),
+            dirty,
+        };
+        Ok((
+            Metadata {
+                superblock,
+                bitmap,
+                layout,
+                record,
+                slot,
+            },
+            image,
+        ))
     }
 
     /// The slot that the leg was made for.
@@ -187,7 +224,11 @@ impl Metadata {
     /// The bitmap goes first: the kernel takes a bitmap older than the superblock for stale. The record goes before the
     /// superblock, in two copies: a torn one leaves the other, and a leg whose superblock still says "being resynced"
     /// is not started by anyone.
-    pub fn writes(&mut self, update: &Update, local: Slot) -> Result<Vec<(u64, Bytes)>, MetadataError> {
+    pub fn writes(
+        &mut self,
+        update: &Update,
+        local: Slot,
+    ) -> Result<Vec<(u64, Bytes)>, MetadataError> {
         self.bitmap.events = update.events;
         self.bitmap.events_cleared = update.events_cleared;
         let mut writes = Vec::new();
@@ -197,9 +238,15 @@ impl Metadata {
                 bytes.extend_from_slice(&self.bitmap.encode());
             }
             bytes.extend_from_slice(bits);
-            let room = self.layout.bitmap_room.saturating_sub(u64::from(*page) * PAGE as u64);
+            let room = self
+                .layout
+                .bitmap_room
+                .saturating_sub(u64::from(*page) * PAGE as u64);
             bytes.truncate(usize::try_from(room).unwrap_or(usize::MAX));
-            writes.push((self.layout.bitmap + u64::from(*page) * PAGE as u64, Bytes::from(bytes)));
+            writes.push((
+                self.layout.bitmap + u64::from(*page) * PAGE as u64,
+                Bytes::from(bytes),
+            ));
         }
         if let Some((record, state)) = &update.superblock {
             self.set_record(record, state, local);
@@ -208,7 +255,10 @@ impl Metadata {
                 writes.push((at, bytes.clone()));
             }
             self.set_superblock(state, local);
-            writes.push((self.layout.superblock, Bytes::copy_from_slice(&self.superblock.encode())));
+            writes.push((
+                self.layout.superblock,
+                Bytes::copy_from_slice(&self.superblock.encode()),
+            ));
         }
         Ok(writes)
     }
@@ -216,13 +266,23 @@ impl Metadata {
     fn set_record(&mut self, record: &LegRecord, state: &SuperState, local: Slot) {
         self.record.sequence += 1;
         self.record.current = GenerationId(record.generations.current.0);
-        self.record.history = record.generations.history.iter().map(|id| GenerationId(id.0)).collect();
+        self.record.history = record
+            .generations
+            .history
+            .iter()
+            .map(|id| GenerationId(id.0))
+            .collect();
         self.record.flags = RecordFlags::default()
             .with(RecordFlags::WAS_SOURCE, self.slot == local && !state.clean)
             .with(RecordFlags::CONSISTENT, record.consistent)
-            .with(RecordFlags::UP_TO_DATE, record.consistent && !state.recovering);
+            .with(
+                RecordFlags::UP_TO_DATE,
+                record.consistent && !state.recovering,
+            );
         for peer in &mut self.record.peers {
-            let Some(slot) = Slot::new(usize::from(peer.node_id)) else { continue };
+            let Some(slot) = Slot::new(usize::from(peer.node_id)) else {
+                continue;
+            };
             peer.bitmap = GenerationId(record.generations.away[slot.number()].0);
             peer.flags = PeerFlags::default().with(PeerFlags::IN_SYNC, state.active.contains(slot));
         }
@@ -233,7 +293,11 @@ impl Metadata {
         superblock.events = state.events;
         superblock.updated = now();
         for slot in Slot::first(superblock.raid_disks as usize) {
-            let role = if state.active.contains(slot) { Role::Active(slot.number() as u16) } else { Role::Faulty };
+            let role = if state.active.contains(slot) {
+                Role::Active(slot.number() as u16)
+            } else {
+                Role::Faulty
+            };
             superblock.set_role(slot.number() as u32, role);
         }
         if state.clean {
@@ -257,8 +321,13 @@ impl Metadata {
 
 /// The time of day, for the fields that people read; nothing is decided by it.
 pub fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp { seconds: since.as_secs(), micros: since.subsec_micros() }
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    Timestamp {
+        seconds: since.as_secs(),
+        micros: since.subsec_micros(),
+    }
 }
 
 fn read_record(
@@ -289,7 +358,8 @@ fn foreign_record(superblock: &Superblock, slot: Slot) -> Result<StateRecord, Me
     for half in superblock.set_uuid.0.chunks_exact(8) {
         let mut word = [0; 8];
         word.copy_from_slice(half);
-        seed = (seed.rotate_left(29) ^ u64::from_le_bytes(word)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        seed =
+            (seed.rotate_left(29) ^ u64::from_le_bytes(word)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     }
     let name = |slot: Slot| {
         NodeName::new(format!("leg{slot}")).map_err(|_| MetadataError::Role(format!("leg{slot}")))
@@ -297,7 +367,12 @@ fn foreign_record(superblock: &Superblock, slot: Slot) -> Result<StateRecord, Me
     let mut peers = Vec::new();
     for peer in Slot::first(superblock.raid_disks as usize).filter(|peer| *peer != slot) {
         let flags = PeerFlags::default();
-        peers.push(PeerState { node_id: peer.number() as u8, name: name(peer)?, bitmap: GenerationId::NONE, flags });
+        peers.push(PeerState {
+            node_id: peer.number() as u8,
+            name: name(peer)?,
+            bitmap: GenerationId::NONE,
+            flags,
+        });
     }
     Ok(StateRecord {
         sequence: 0,
@@ -331,7 +406,12 @@ fn super_state(superblock: &Superblock) -> SuperState {
 fn leg_record(record: &StateRecord) -> LegRecord {
     let mut generations = Generations {
         current: Generation(record.current.0),
-        history: record.history.iter().take(HISTORY).map(|id| Generation(id.0)).collect(),
+        history: record
+            .history
+            .iter()
+            .take(HISTORY)
+            .map(|id| Generation(id.0))
+            .collect(),
         ..Generations::default()
     };
     for peer in &record.peers {
@@ -339,5 +419,8 @@ fn leg_record(record: &StateRecord) -> LegRecord {
             *away = Generation(peer.bitmap.0);
         }
     }
-    LegRecord { generations, consistent: record.flags.contains(RecordFlags::CONSISTENT) }
+    LegRecord {
+        generations,
+        consistent: record.flags.contains(RecordFlags::CONSISTENT),
+    }
 }

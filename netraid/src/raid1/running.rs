@@ -13,7 +13,9 @@ use bytes::Bytes;
 use nbd_protocol::command::{Answer, Command, Completion, Errno, Extent, Failure, Outcome};
 use nbd_server::device::{BlockDevice, Geometry};
 
-use crate::raid1::engine::{Effect, Engine, Event, OperationId, Progress, RequestId, Shape, Update};
+use crate::raid1::engine::{
+    Effect, Engine, Event, OperationId, Progress, RequestId, Shape, Update,
+};
 use crate::raid1::leg::{LegImage, Slot};
 use crate::raid1::link::Link;
 use crate::raid1::metadata::Metadata;
@@ -97,7 +99,13 @@ impl Mirror {
     /// Gives the mirror a leg that was connected and whose metadata was read (or just made, with no image).
     ///
     /// Whether it is taken shows in the leg's state; a refused one is cut off with a reason.
-    pub fn attach(self: &Arc<Self>, slot: Slot, link: Link, metadata: Metadata, image: Option<LegImage>) {
+    pub fn attach(
+        self: &Arc<Self>,
+        slot: Slot,
+        link: Link,
+        metadata: Metadata,
+        image: Option<LegImage>,
+    ) {
         self.put(slot, link, metadata);
         self.drive([Event::Attach { slot, image }]);
     }
@@ -133,7 +141,10 @@ impl Mirror {
                 return false;
             }
             // The ticker goes on meanwhile, so that a leg that does not answer is expelled.
-            let waited = self.stopped.wait_timeout(core, left).unwrap_or_else(|poisoned| poisoned.into_inner());
+            let waited = self
+                .stopped
+                .wait_timeout(core, left)
+                .unwrap_or_else(|poisoned| poisoned.into_inner());
             core = waited.0;
         }
         drop(core);
@@ -148,7 +159,10 @@ impl Mirror {
     /// Looks at the engine; nothing happens meanwhile, so `look` must be quick.
     pub fn view<R>(&self, look: impl FnOnce(View<'_>) -> R) -> R {
         let core = self.lock();
-        look(View { engine: &core.engine, last_resync: core.last_resync.clone() })
+        look(View {
+            engine: &core.engine,
+            last_resync: core.last_resync.clone(),
+        })
     }
 
     /// Wraps the completions of a leg's batch of replies: what they cause is done together at its end.
@@ -162,11 +176,17 @@ impl Mirror {
 
     fn put(&self, slot: Slot, link: Link, metadata: Metadata) {
         let data = metadata.data_offset();
-        *lock(&self.legs[slot.number()]) = Some(Arc::new(Attached { link, metadata: Mutex::new(metadata), data }));
+        *lock(&self.legs[slot.number()]) = Some(Arc::new(Attached {
+            link,
+            metadata: Mutex::new(metadata),
+            data,
+        }));
     }
 
     fn attached(&self, slot: Slot) -> Option<Arc<Attached>> {
-        self.legs.get(slot.number()).and_then(|leg| lock(leg).clone())
+        self.legs
+            .get(slot.number())
+            .and_then(|leg| lock(leg).clone())
     }
 
     fn now(&self) -> u64 {
@@ -182,7 +202,11 @@ impl Mirror {
     /// Takes up `events` and everything that they cause on this thread.
     fn drive(self: &Arc<Self>, events: impl IntoIterator<Item = Event>) {
         QUEUE.with_borrow_mut(|queue| {
-            queue.extend(events.into_iter().map(|event| (Arc::clone(self), News::Event(event))));
+            queue.extend(
+                events
+                    .into_iter()
+                    .map(|event| (Arc::clone(self), News::Event(event))),
+            );
         });
         self.gather(&mut || {});
     }
@@ -219,11 +243,31 @@ impl Mirror {
         core.notice_end_of_resync();
     }
 
+    /// Performs `effects`. What goes to the local disk comes last: it may be done on this very thread, and what takes
+    /// its time there had better travel to the other legs meanwhile.
     fn perform(self: &Arc<Self>, effects: &mut Vec<Effect>, touched: &mut Vec<Link>) {
+        let mut local = Vec::new();
+        let mut heavy = false;
         for effect in effects.drain(..) {
             match effect {
-                Effect::Leg { operation, slot, command } => self.to_leg(operation, slot, command, touched),
-                Effect::Metadata { operation, slot, update } => self.to_metadata(operation, slot, &update),
+                Effect::Leg {
+                    operation,
+                    slot,
+                    command,
+                } if slot == self.local => {
+                    heavy |= takes_time(&command);
+                    local.push((operation, command));
+                }
+                Effect::Leg {
+                    operation,
+                    slot,
+                    command,
+                } => self.to_leg(operation, slot, command, touched),
+                Effect::Metadata {
+                    operation,
+                    slot,
+                    update,
+                } => self.to_metadata(operation, slot, &update),
                 Effect::Answer { request, outcome } => {
                     let completion = self.lock().requests.remove(&request);
                     if let Some(completion) = completion {
@@ -237,17 +281,28 @@ impl Mirror {
                 }
             }
         }
-    }
-
-    fn to_leg(self: &Arc<Self>, operation: OperationId, slot: Slot, command: Command, touched: &mut Vec<Link>) {
-        let Some(attached) = self.attached(slot) else {
-            return self.done(operation, Err(Failure::new(Errno::EIO, "the leg is not connected")));
-        };
-        // Bytes that go to the network travel while the local disk is being written.
-        let heavy = matches!(&command, Command::Write { data, .. } if data.len() >= WORTH_SENDING_EARLY);
-        if heavy && slot == self.local {
+        if heavy {
             touched.drain(..).for_each(|link| link.kick());
         }
+        for (operation, command) in local {
+            self.to_leg(operation, self.local, command, touched);
+        }
+    }
+
+    fn to_leg(
+        self: &Arc<Self>,
+        operation: OperationId,
+        slot: Slot,
+        command: Command,
+        touched: &mut Vec<Link>,
+    ) {
+        let Some(attached) = self.attached(slot) else {
+            return self.done(
+                operation,
+                Err(Failure::new(Errno::EIO, "the leg is not connected")),
+            );
+        };
+        // Bytes that go to the network travel while the local disk is being written.
         let status = match &command {
             Command::BlockStatus { length, .. } => Some(*length),
             _ => None,
@@ -255,12 +310,16 @@ impl Mirror {
         let mirror = Arc::clone(self);
         let completion = Completion::new(move |outcome| {
             let outcome = match (outcome, status) {
-                (Ok(Answer::Extents(extents)), Some(length)) => Ok(Answer::Extents(clamp(extents, length))),
+                (Ok(Answer::Extents(extents)), Some(length)) => {
+                    Ok(Answer::Extents(clamp(extents, length)))
+                }
                 (outcome, _) => outcome,
             };
             mirror.done(operation, outcome);
         });
-        attached.link.submit(shifted(command, attached.data), completion);
+        attached
+            .link
+            .submit(shifted(command, attached.data), completion);
         if slot != self.local {
             touch(touched, &attached.link);
         }
@@ -269,7 +328,10 @@ impl Mirror {
     /// Writes metadata step by step, each durable before the next.
     fn to_metadata(self: &Arc<Self>, operation: OperationId, slot: Slot, update: &Update) {
         let Some(attached) = self.attached(slot) else {
-            return self.done(operation, Err(Failure::new(Errno::EIO, "the leg is not connected")));
+            return self.done(
+                operation,
+                Err(Failure::new(Errno::EIO, "the leg is not connected")),
+            );
         };
         let writes = lock(&attached.metadata).writes(update, self.local);
         match writes {
@@ -278,7 +340,12 @@ impl Mirror {
         }
     }
 
-    fn next_write(self: &Arc<Self>, operation: OperationId, link: Link, mut writes: VecDeque<(u64, Bytes)>) {
+    fn next_write(
+        self: &Arc<Self>,
+        operation: OperationId,
+        link: Link,
+        mut writes: VecDeque<(u64, Bytes)>,
+    ) {
         let Some((offset, data)) = writes.pop_front() else {
             return self.done(operation, Ok(Answer::Done));
         };
@@ -287,7 +354,14 @@ impl Mirror {
             Ok(_) => mirror.next_write(operation, then, writes),
             Err(failure) => mirror.done(operation, Err(failure)),
         });
-        link.submit(Command::Write { offset, data, fua: true }, completion);
+        link.submit(
+            Command::Write {
+                offset,
+                data,
+                fua: true,
+            },
+            completion,
+        );
         link.kick();
     }
 
@@ -374,7 +448,10 @@ fn take_up_queue() {
         let mirror = QUEUE.with_borrow_mut(|queue| {
             let (mirror, first) = queue.pop_front()?;
             news.push_back(first);
-            while queue.front().is_some_and(|(next, _)| Arc::ptr_eq(next, &mirror)) {
+            while queue
+                .front()
+                .is_some_and(|(next, _)| Arc::ptr_eq(next, &mirror))
+            {
                 news.extend(queue.pop_front().map(|(_, item)| item));
             }
             Some(mirror)
@@ -401,6 +478,15 @@ fn touch(touched: &mut Vec<Link>, link: &Link) {
     }
 }
 
+/// Whether doing this on the local disk may take longer than sending it to the others.
+fn takes_time(command: &Command) -> bool {
+    match command {
+        Command::Write { data, fua, .. } => *fua || data.len() >= WORTH_SENDING_EARLY,
+        Command::Flush | Command::WriteZeroes { .. } | Command::Trim { .. } => true,
+        Command::Read { .. } | Command::BlockStatus { .. } | Command::Cache { .. } => false,
+    }
+}
+
 /// The same command `by` bytes further on.
 fn shifted(mut command: Command, by: u64) -> Command {
     match &mut command {
@@ -409,7 +495,9 @@ fn shifted(mut command: Command, by: u64) -> Command {
         | Command::Trim { offset, .. }
         | Command::WriteZeroes { offset, .. }
         | Command::Cache { offset, .. } => *offset += by,
-        Command::BlockStatus { offset, context, .. } => {
+        Command::BlockStatus {
+            offset, context, ..
+        } => {
             *offset += by;
             *context = 0;
         }
@@ -430,7 +518,9 @@ fn clamp(extents: Vec<Extent>, length: u64) -> Vec<Extent> {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    mutex
+        .lock()
+        .unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 /// A write of this many bytes is sent to the other legs before the local disk is written.

@@ -30,6 +30,15 @@ impl Engine {
         self.intent.dirty()
     }
 
+    /// Bytes that the leg in `slot` still misses while it is being resynced.
+    pub fn missing(&self, slot: Slot) -> u64 {
+        let chunks = self
+            .legs
+            .get(slot.number())
+            .map_or(0, |leg| leg.missing.count());
+        (chunks * self.shape.chunk).min(self.shape.size)
+    }
+
     /// The generations of the data of the legs in sync.
     pub fn generations(&self) -> &Generations {
         &self.generations

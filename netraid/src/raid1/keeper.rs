@@ -1,0 +1,292 @@
+//! Keeps a mirror's remote legs connected: one thread a leg connects, reads its metadata, attaches it, and starts over
+//! when it is lost.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nbd_client::connection::WhenFull;
+use nbd_client::{Connection, Options, Target};
+use nbd_protocol::session::Session;
+
+use crate::md::format::{FormattedLeg, NewLeg};
+use crate::md::{BitmapSuperblock, MdUuid, Superblock};
+use crate::raid1::holds::holds;
+use crate::raid1::leg::{LegState, Slot};
+use crate::raid1::link::Link;
+use crate::raid1::metadata::{Metadata, MetadataError, NodeNames};
+use crate::raid1::running::Mirror;
+
+/// What all keepers of a mirror share.
+pub struct Keepers {
+    mirror: Arc<Mirror>,
+    array: MdUuid,
+    names: NodeNames,
+    template: (Superblock, BitmapSuperblock),
+    leg_timeout: Duration,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    targets: HashMap<Slot, TargetState>,
+    /// Counts connections, so that each session is newer than those before it.
+    connections: u64,
+    stopping: bool,
+}
+
+struct TargetState {
+    target: Target,
+    /// Why it is not connected.
+    problem: Option<String>,
+}
+
+/// Why a disk could not be made a leg.
+#[derive(Debug, thiserror::Error)]
+pub enum ExtendError {
+    /// The request itself is wrong, or the state of the mirror or of the disk forbids it.
+    #[error("{0}")]
+    Refused(String),
+    /// The disk could not be reached or read.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl Keepers {
+    /// Prepares to keep the legs of `mirror`, whose local leg has `metadata`.
+    pub fn new(mirror: Arc<Mirror>, metadata: &Metadata, leg_timeout: Duration) -> Arc<Keepers> {
+        Arc::new(Keepers {
+            mirror,
+            array: metadata.array(),
+            names: metadata.names(),
+            template: (metadata.superblock().clone(), metadata.bitmap().clone()),
+            leg_timeout,
+            state: Mutex::default(),
+            changed: Condvar::new(),
+        })
+    }
+
+    /// Names of the nodes, by slot.
+    pub fn names(&self) -> &NodeNames {
+        &self.names
+    }
+
+    /// Identity of the array.
+    pub fn array(&self) -> MdUuid {
+        self.array
+    }
+
+    /// The slot of a node.
+    pub fn slot_of(&self, node: &str) -> Option<Slot> {
+        self.names
+            .iter()
+            .position(|name| name.as_str() == node)
+            .and_then(Slot::new)
+    }
+
+    /// Where the leg in `slot` is, and why it is not connected.
+    pub fn target(&self, slot: Slot) -> (String, Option<String>) {
+        let state = self.lock();
+        match state.targets.get(&slot) {
+            Some(target) => (target.target.to_string(), target.problem.clone()),
+            None => (String::new(), None),
+        }
+    }
+
+    /// Connects the leg in `slot`, now and whenever it is lost.
+    pub fn keep(self: &Arc<Self>, slot: Slot, target: Target) -> std::io::Result<()> {
+        let known = TargetState {
+            target,
+            problem: None,
+        };
+        if self.lock().targets.insert(slot, known).is_some() {
+            return Ok(());
+        }
+        let keepers = Arc::clone(self);
+        thread::Builder::new()
+            .name(format!("leg-{slot}"))
+            .spawn(move || keepers.keep_leg(slot))?;
+        Ok(())
+    }
+
+    /// Makes the disk behind `target` the leg of `slot`. Writes nothing itself: the mirror does, in its order.
+    pub fn extend(
+        self: &Arc<Self>,
+        slot: Slot,
+        target: &Target,
+        force: bool,
+    ) -> Result<(), ExtendError> {
+        let refused = |why: String| Err(ExtendError::Refused(why));
+        let failed = |why: String| ExtendError::Failed(why);
+        if self.mirror.view(|view| view.engine.state(slot)) != LegState::Absent {
+            return refused(format!("{} has a leg already", self.names[slot.number()]));
+        }
+        let link = self.open(target).map_err(failed)?;
+        if link.is_read_only() {
+            return refused(format!("{target} is read-only"));
+        }
+        if !force
+            && let Some(found) =
+                holds(&link, self.leg_timeout).map_err(|why| failed(why.to_string()))?
+        {
+            return refused(format!("{target} holds {found}; --force overwrites it"));
+        }
+        let leg = NewLeg {
+            device: link.size(),
+            uuid: MdUuid(*uuid::Uuid::new_v4().as_bytes()),
+            write_mostly: true,
+            fail_fast: false,
+        };
+        let (superblock, bitmap) = &self.template;
+        let (number, place) = (slot.number() as u32, slot.number() as u16);
+        let formatted = FormattedLeg::join(superblock, bitmap, number, place, &leg)
+            .map_err(|error| ExtendError::Refused(format!("{target} can't be a leg: {error}")))?;
+        let metadata = Metadata::new(formatted, &self.names, slot)
+            .map_err(|error| failed(error.to_string()))?;
+        self.mirror.attach(slot, link, metadata, None);
+        self.keep(slot, target.clone())
+            .map_err(|error| failed(format!("no thread can be started: {error}")))
+    }
+
+    /// A leg was cut off; its keeper may connect again.
+    pub fn wake(&self) {
+        self.changed.notify_all();
+    }
+
+    /// Ends all keepers; legs stay as they are.
+    pub fn stop(&self) {
+        self.lock().stopping = true;
+        self.changed.notify_all();
+    }
+
+    fn keep_leg(&self, slot: Slot) {
+        let mut pause = FIRST_PAUSE;
+        while !self.lock().stopping {
+            if let Some(link) = self.mirror.link(slot) {
+                match link.lost() {
+                    Some(why) => self.mirror.lost(slot, format!("connection lost: {why}")),
+                    None => {
+                        if self.mirror.view(|view| view.engine.state(slot)) == LegState::InSync {
+                            pause = FIRST_PAUSE;
+                        }
+                        self.sleep(LOOK);
+                    }
+                }
+                continue;
+            }
+            let problem = self.connect(slot).err();
+            let connected = problem.is_none();
+            if let Some(state) = self.lock().targets.get_mut(&slot) {
+                state.problem = problem;
+            }
+            if !connected || self.mirror.link(slot).is_none() {
+                self.sleep(pause);
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+        }
+    }
+
+    fn connect(&self, slot: Slot) -> Result<(), String> {
+        let target = self
+            .lock()
+            .targets
+            .get(&slot)
+            .map(|state| state.target.clone());
+        let target = target.ok_or("the target was removed")?;
+        let link = self.open(&target)?;
+        let (metadata, image) =
+            Metadata::read(&link, self.leg_timeout).map_err(|error| match error {
+                MetadataError::Blank => "its disk is blank; use netraid extend to fill it".into(),
+                other => other.to_string(),
+            })?;
+        if metadata.array() != self.array {
+            return Err(format!(
+                "its disk belongs to another array, {}",
+                metadata.array()
+            ));
+        }
+        if metadata.slot() != slot {
+            return Err(format!(
+                "its disk is leg {} of this mirror, not {slot}",
+                metadata.slot()
+            ));
+        }
+        if metadata.shape() != self.mirror.shape() {
+            return Err(format!(
+                "its disk is laid out differently: {:?}",
+                metadata.shape()
+            ));
+        }
+        self.mirror.attach(slot, link, metadata, Some(image));
+        Ok(())
+    }
+
+    fn open(&self, target: &Target) -> Result<Link, String> {
+        let generation = {
+            let mut state = self.lock();
+            state.connections += 1;
+            // The event counter grows with every start of the mirror, on whatever node: a later source's sessions are
+            // newer than an earlier one's, whose writes its servers then refuse.
+            let events = self.mirror.view(|view| view.engine.events());
+            (events << CONNECTION_BITS) | (state.connections & ((1 << CONNECTION_BITS) - 1))
+        };
+        let mirror: Weak<Mirror> = Arc::downgrade(&self.mirror);
+        let options = Options {
+            connect_timeout: self.leg_timeout.min(LONGEST_HANDSHAKE),
+            // The engine expels a late leg with a reason; this only catches what it does not see.
+            request_timeout: Some(self.leg_timeout * 2),
+            max_requests: MOST_REQUESTS,
+            max_bytes: MOST_BYTES,
+            when_full: WhenFull::Fail,
+            contexts: vec!["base:allocation".into()],
+            session: Some(Session {
+                client: u128::from_be_bytes(self.array.0),
+                generation,
+            }),
+            around_batch: Some(Mirror::around_batch(&mirror)),
+            ..Options::default()
+        };
+        let connection = Connection::open(target, options).map_err(|error| error.to_string())?;
+        if !connection.export().fenced {
+            tracing::warn!(
+                %target,
+                "the server does not fence older connections: a write that it held back when a connection died may land \
+                 after newer ones"
+            );
+        }
+        Ok(Link::Remote(Arc::new(connection)))
+    }
+
+    fn sleep(&self, pause: Duration) {
+        let deadline = Instant::now() + pause;
+        let state = self.lock();
+        if !state.stopping {
+            let left = deadline.saturating_duration_since(Instant::now());
+            drop(
+                self.changed
+                    .wait_timeout(state, left)
+                    .unwrap_or_else(|poisoned| poisoned.into_inner()),
+            );
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+/// How often a quiet connection is looked at.
+const LOOK: Duration = Duration::from_millis(200);
+/// Pause after the first failure to connect; doubled up to the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+const LONGEST_HANDSHAKE: Duration = Duration::from_secs(10);
+/// The server in front bounds what the application has in flight; these bounds are above it.
+const MOST_REQUESTS: usize = 1 << 16;
+const MOST_BYTES: u64 = 1 << 30;
+/// Bits of a session's generation that count connections; the rest is the event counter.
+const CONNECTION_BITS: u32 = 24;

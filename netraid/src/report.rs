@@ -1,0 +1,117 @@
+//! Makes the status document of a running mirror.
+
+use crate::raid1::engine::{Engine, Progress};
+use crate::raid1::keeper::Keepers;
+use crate::raid1::leg::{LegState, Slot};
+use crate::raid1::running::Mirror;
+use crate::status::{LegStatus, ResyncStatus, SCHEMA, Status, word};
+
+/// The status of `mirror`, whose local leg is at `disk`.
+pub fn status(
+    tag: &str,
+    disk: &str,
+    uris: &[String],
+    mirror: &Mirror,
+    keepers: &Keepers,
+) -> Status {
+    mirror.view(|view| {
+        let engine = view.engine;
+        let shape = engine.shape();
+        let dirty = engine.dirty();
+        let node = |slot: Slot| keepers.names()[slot.number()].to_string();
+        let last_dirty = dirty.contains(shape.chunks().saturating_sub(1));
+        let surplus = if last_dirty {
+            shape.chunks() * shape.chunk - shape.size
+        } else {
+            0
+        };
+        Status {
+            schema: SCHEMA.into(),
+            tag: tag.into(),
+            node: node(engine.local()),
+            uris: uris.to_vec(),
+            backend: "embedded".into(),
+            array_uuid: keepers.array().to_string(),
+            size: shape.size,
+            chunk: shape.chunk,
+            chunks: shape.chunks(),
+            dirty_chunks: dirty.count(),
+            dirty_bytes: dirty.count() * shape.chunk - surplus,
+            events: engine.events(),
+            array_state: if engine.is_clean() { "clean" } else { "active" }.into(),
+            generation: format!("{:?}", engine.generations().current),
+            halted: engine.halted().map(str::to_owned),
+            legs: Slot::first(shape.slots)
+                .map(|slot| leg(slot, node(slot), disk, engine, keepers))
+                .collect(),
+            resync: engine.progress().map(|progress| resync(&progress)),
+            last_resync: view.last_resync.clone(),
+        }
+    })
+}
+
+fn leg(slot: Slot, node: String, disk: &str, engine: &Engine, keepers: &Keepers) -> LegStatus {
+    let local = slot == engine.local();
+    let (location, problem) = if local {
+        (disk.to_owned(), None)
+    } else {
+        keepers.target(slot)
+    };
+    let state = engine.state(slot);
+    let reason = problem
+        .filter(|_| state == LegState::Absent)
+        .or_else(|| engine.reason(slot).map(str::to_owned));
+    let split = reason
+        .as_deref()
+        .is_some_and(|reason| reason.starts_with("split brain"));
+    let paused = engine.progress().is_some_and(|progress| progress.paused);
+    let connected = matches!(&reason, Some(reason) if reason.contains("disk is blank"));
+    let status = match state {
+        LegState::InSync if local => word::SOURCE,
+        LegState::InSync => word::TARGET,
+        LegState::Resync | LegState::Attaching | LegState::Finishing if paused => word::PAUSED,
+        LegState::Resync | LegState::Attaching | LegState::Finishing => word::RESYNCING,
+        LegState::Absent if split => word::SPLIT_BRAIN,
+        LegState::Absent if local || connected => word::OUT_OF_SYNC,
+        LegState::Absent => word::UNKNOWN,
+    };
+    let disk_state = match state {
+        LegState::InSync => "UpToDate",
+        LegState::Resync | LegState::Attaching | LegState::Finishing => "Inconsistent",
+        LegState::Absent if local => "Outdated",
+        LegState::Absent => "DUnknown",
+    };
+    LegStatus {
+        slot: slot.number(),
+        node,
+        local,
+        location,
+        status: status.into(),
+        disk: disk_state.into(),
+        reason,
+        missing_bytes: engine.missing(slot),
+    }
+}
+
+fn resync(progress: &Progress) -> ResyncStatus {
+    let done = progress.copied;
+    let whole = done + progress.left;
+    let speed = if progress.elapsed == 0 {
+        0
+    } else {
+        done.saturating_mul(1000) / progress.elapsed
+    };
+    ResyncStatus {
+        copied: done,
+        sent: progress.sent,
+        left: progress.left,
+        percent: if whole == 0 {
+            100.0
+        } else {
+            done as f64 * 100.0 / whole as f64
+        },
+        speed,
+        time_left_ms: progress.left.saturating_mul(1000).checked_div(speed),
+        paused: progress.paused,
+    }
+}
