@@ -12,6 +12,7 @@ mod map;
 mod place;
 mod progress;
 mod show;
+mod writeback;
 
 use std::process::ExitCode;
 

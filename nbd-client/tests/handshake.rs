@@ -155,16 +155,14 @@ fn a_server_that_never_accepts_is_left_in_time() {
 #[test]
 fn tcp_works_by_name_and_both_protocols() {
     let directory = tempfile::tempdir().unwrap();
-    if !peers::installed("nbdkit") {
-        return;
-    }
-    let device = peers::image(directory.path(), "disk.img", 1 << 20);
     for address in ["127.0.0.1:0", "[::1]:0"] {
         let Ok(listener) = nbd_server::listener::Listener::tcp(address.parse().unwrap()) else {
             eprintln!("skipped: {address} can not be listened on");
             continue;
         };
         let mut server = nbd_server::server::Server::new(nbd_server::server::Options::default());
+        let name = format!("{}.img", address.len());
+        let device = peers::image(directory.path(), &name, 1 << 20);
         let file = nbd_server::file::FileDevice::open(&device, false).unwrap();
         server
             .add_export(nbd_server::export::Export::new(

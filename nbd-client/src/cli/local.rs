@@ -15,6 +15,7 @@ use tokio::sync::Mutex;
 
 use super::exit::Exit;
 use super::place::Run;
+use super::writeback::Writeback;
 
 /// An open file or device of a fixed size.
 #[derive(Debug)]
@@ -24,7 +25,7 @@ pub(crate) struct Local {
     size: u64,
     block_device: bool,
     /// The kernel lets one writer at a time at a file, and others spin; here they wait without keeping a processor.
-    turn: Mutex<()>,
+    turn: Mutex<Writeback>,
     /// Made or emptied by us: reads as zeroes wherever nothing was written.
     pub(crate) empty: bool,
 }
@@ -105,7 +106,7 @@ impl Local {
             size,
             block_device,
             empty: false,
-            turn: Mutex::new(()),
+            turn: Mutex::default(),
         })
     }
 
@@ -147,8 +148,10 @@ impl Local {
     }
 
     pub(crate) async fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        let _turn = self.turn.lock().await;
-        self.file.write_all_at(data, offset)
+        let mut turn = self.turn.lock().await;
+        self.file.write_all_at(data, offset)?;
+        turn.wrote(&self.file, offset);
+        Ok(())
     }
 
     /// Makes a range read as zeroes, by a hole unless `allocated`.
