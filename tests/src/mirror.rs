@@ -19,17 +19,22 @@ pub const TAG: &str = "data";
 /// How long anything may take that a mirror does by itself.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Two disks and the mirror of them. The local leg belongs to `server1`, the remote one to `server2`.
+/// The two nodes of a mirror, in the order of their legs.
+pub const NODES: [&str; 2] = ["server1", "server2"];
+
+/// Two disks and the mirror of them, seen from the node that is its source: `server1` to begin with.
 #[derive(Debug)]
 pub struct Mirror {
     /// The process that runs the mirror; `None` while it is down.
     pub source: Option<Daemon>,
     /// The server of the remote leg; `None` while it is down.
     pub leg: Option<Server>,
-    /// The disk of server1.
+    /// The disk of the source.
     pub local: PathBuf,
-    /// The disk of server2.
+    /// The disk of the target.
     pub remote: PathBuf,
+    /// Which of [`NODES`] is the source.
+    pub source_slot: usize,
     /// Further words of `netraid run`.
     pub words: Vec<String>,
     program: PathBuf,
@@ -53,6 +58,7 @@ impl Mirror {
             leg: Some(leg),
             local,
             remote,
+            source_slot: 0,
             words: Vec::new(),
             program: peers::ours("netraid"),
             scratch,
@@ -124,8 +130,9 @@ impl Mirror {
     /// Starts the process that runs the mirror, with the remote leg named as a target or not.
     pub fn start(&mut self, with_target: bool) {
         let mut command = Command::new(&self.program);
+        let source = NODES[self.source_slot];
         command
-            .args(["run", "--tag", TAG, "--node", "server1", "--disk"])
+            .args(["run", "--tag", TAG, "--node", source, "--disk"])
             .arg(&self.local);
         command
             .arg("--unix")
@@ -133,9 +140,8 @@ impl Mirror {
             .arg("--run-dir")
             .arg(self.run_dir());
         if with_target {
-            command
-                .arg("--target")
-                .arg(format!("server2={}", self.leg_uri));
+            let target = format!("{}={}", NODES[1 - self.source_slot], self.leg_uri);
+            command.arg("--target").arg(target);
         }
         command.args(&self.words);
         let socket = self.socket();
@@ -147,6 +153,41 @@ impl Mirror {
             &command,
             ready,
         ));
+    }
+
+    /// Starts the server of the target's disk.
+    pub fn serve_leg(&mut self, serve: impl FnOnce(&Scratch, &Path) -> Server) {
+        let leg = serve(&self.scratch, &self.remote);
+        self.leg_uri = leg.uri();
+        self.leg = Some(leg);
+    }
+
+    /// The target becomes the source, and the source the target; neither may be running.
+    pub fn swap_roles(&mut self) {
+        assert!(
+            self.source.is_none() && self.leg.is_none(),
+            "both nodes are down"
+        );
+        self.source_slot = 1 - self.source_slot;
+        std::mem::swap(&mut self.local, &mut self.remote);
+    }
+
+    /// Kills the process that runs the mirror.
+    pub fn kill_source(&mut self) {
+        self.source.take().expect("the mirror runs").kill();
+    }
+
+    /// Kills the server of the target's disk.
+    pub fn kill_leg(&mut self) {
+        self.leg.take().expect("the leg is served").daemon.kill();
+    }
+
+    /// What a status says of the target's leg.
+    pub fn target_status<'a>(&self, status: &'a Value) -> &'a str {
+        let leg = &status["legs"][1 - self.source_slot];
+        leg["status"]
+            .as_str()
+            .unwrap_or_else(|| panic!("no status of the target in {status:#}"))
     }
 
     /// Stops the mirror cleanly.
@@ -172,10 +213,10 @@ impl Mirror {
         wait_until(what, PATIENCE, || Some(self.status()).filter(&condition))
     }
 
-    /// Waits until the remote leg is in sync.
+    /// Waits until the target is in sync.
     pub fn wait_in_sync(&self) -> Value {
-        self.wait_for_status("the remote leg is in sync", |status| {
-            status["legs"][1]["status"] == "Target"
+        self.wait_for_status("the target is in sync", |status| {
+            self.target_status(status) == "Target"
         })
     }
 

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use netraid_tests::mirror::{Mirror, TAG};
 use netraid_tests::peers::{
@@ -217,54 +218,91 @@ fn first_number(text: &str) -> u64 {
         .unwrap_or_else(|_| panic!("no number in {text:?}"))
 }
 
-/// Compares what mdadm reads from a leg with what the mirror says.
-fn mdadm_agrees(mdadm: &Path, mirror: &Mirror, leg: &Path, status: &Value) {
+/// What mdadm reads from a leg and what the mirror says, by name, where they differ.
+fn differences(mdadm: &Path, mirror: &Mirror, leg: &Path, status: &Value) -> Vec<String> {
     let number = |name: &str| status[name].as_u64().unwrap();
-    let told = mdadm_says(mdadm, "--examine", leg);
-    assert_eq!(
-        first_number(&told["Array Size"]) << 10,
-        number("size"),
-        "device size: {told:#?}"
-    );
-    assert_eq!(
-        first_number(&told["Events"]),
-        number("events"),
-        "events: {told:#?}"
-    );
-    assert_eq!(
-        json!(told["State"]),
-        status["array_state"],
-        "state: {told:#?}"
-    );
-    assert_eq!(json!(told["Array UUID"]), status["array_uuid"], "{told:#?}");
-    assert!(told["Checksum"].ends_with("correct"), "{told:#?}");
-
+    let superblock = mdadm_says(mdadm, "--examine", leg);
     // Of a file, unlike of a disk, mdadm takes the start for the bitmap, so it gets the bitmap as a file of its own.
-    let bitmap = mirror.path("bitmap");
     let bytes = 256 + number("chunks").div_ceil(8) as usize;
-    std::fs::write(&bitmap, bytes_at(leg, 8192, bytes.next_multiple_of(512))).unwrap();
-    let told = mdadm_says(mdadm, "--examine-bitmap", &bitmap);
-    let chunk = told["Chunksize"].split_once(' ').unwrap();
-    let unit = match chunk.1 {
+    let file = mirror.path("bitmap");
+    std::fs::write(&file, bytes_at(leg, 8192, bytes.next_multiple_of(512))).unwrap();
+    let bitmap = mdadm_says(mdadm, "--examine-bitmap", &file);
+    let (chunk, unit) = bitmap["Chunksize"].split_once(' ').unwrap();
+    let unit = match unit {
         "KB" => 1 << 10,
         "MB" => 1 << 20,
         other => panic!("unit {other}"),
     };
-    assert_eq!(
-        chunk.0.parse::<u64>().unwrap() * unit,
-        number("chunk"),
-        "chunk size: {told:#?}"
-    );
-    assert_eq!(
-        first_number(&told["Events"]),
-        number("events"),
-        "events: {told:#?}"
-    );
-    assert_eq!(json!(told["UUID"]), status["array_uuid"], "{told:#?}");
-    let bits = &told["Bitmap"];
-    assert_eq!(first_number(bits), number("chunks"), "{bits}");
-    let dirty = first_number(bits.split_once(", ").unwrap().1);
-    assert_eq!(dirty, number("dirty_chunks"), "dirty count: {bits}");
+    let (chunks, dirty) = bitmap["Bitmap"].split_once(", ").unwrap();
+    let pairs = [
+        (
+            "device size",
+            json!(first_number(&superblock["Array Size"]) << 10),
+            &status["size"],
+        ),
+        (
+            "events",
+            json!(first_number(&superblock["Events"])),
+            &status["events"],
+        ),
+        ("state", json!(superblock["State"]), &status["array_state"]),
+        (
+            "array id",
+            json!(superblock["Array UUID"]),
+            &status["array_uuid"],
+        ),
+        (
+            "array id of the bitmap",
+            json!(bitmap["UUID"]),
+            &status["array_uuid"],
+        ),
+        (
+            "events of the bitmap",
+            json!(first_number(&bitmap["Events"])),
+            &status["events"],
+        ),
+        (
+            "chunk size",
+            json!(chunk.parse::<u64>().unwrap() * unit),
+            &status["chunk"],
+        ),
+        ("chunks", json!(first_number(chunks)), &status["chunks"]),
+        (
+            "dirty chunks",
+            json!(first_number(dirty)),
+            &status["dirty_chunks"],
+        ),
+        (
+            "checksum",
+            json!(superblock["Checksum"].ends_with(" - correct")),
+            &json!(true),
+        ),
+    ]
+    .map(|(name, mdadm, ours)| {
+        (mdadm != *ours).then(|| format!("{name}: mdadm says {mdadm}, the status {ours}"))
+    });
+    pairs.into_iter().flatten().collect()
+}
+
+/// Waits until mdadm and the mirror agree on all of these legs. An idle mirror comes to rest: it clears the bits of
+/// finished writes, and then writes the superblocks of its legs one after the other.
+fn mdadm_agrees(mdadm: &Path, mirror: &Mirror, legs: &[&Path]) {
+    let start = Instant::now();
+    loop {
+        let status = mirror.status();
+        let all = legs
+            .iter()
+            .flat_map(|leg| differences(mdadm, mirror, leg, &status));
+        let different: Vec<String> = all.collect();
+        if different.is_empty() {
+            return;
+        }
+        assert!(
+            start.elapsed() < Duration::from_secs(15),
+            "{}",
+            different.join("\n")
+        );
+    }
 }
 
 /// Waits until nothing changes any more that an idle mirror changes by itself: bits are cleared lazily.
@@ -282,11 +320,10 @@ fn mdadm_agrees_with_the_status_in_sync_degraded_and_resynced() {
     mirror.words = ["--clean-interval", "500ms"].map(str::to_owned).to_vec();
     mirror.start(true);
     mirror.wait_in_sync();
-    let status = wait_until_settled(&mirror, |dirty| dirty == 0);
-    mdadm_agrees(&mdadm, &mirror, &mirror.local, &status);
-    mdadm_agrees(&mdadm, &mirror, &mirror.remote, &status);
+    wait_until_settled(&mirror, |dirty| dirty == 0);
+    mdadm_agrees(&mdadm, &mirror, &[&mirror.local, &mirror.remote]);
 
-    mirror.leg.take().unwrap().daemon.kill();
+    mirror.kill_leg();
     mirror.wait_for_status("the remote leg is expelled", |status| {
         status["legs"][1]["status"] != "Target"
     });
@@ -304,18 +341,16 @@ fn mdadm_agrees_with_the_status_in_sync_degraded_and_resynced() {
     let chunks = |status: &Value| (MIB / status["chunk"].as_u64().unwrap()).max(1) + 1;
     let status = wait_until_settled(&mirror, |dirty| dirty > 0);
     assert_eq!(status["dirty_chunks"], json!(chunks(&status)), "{status:#}");
-    mdadm_agrees(&mdadm, &mirror, &mirror.local, &status);
+    mdadm_agrees(&mdadm, &mirror, &[&mirror.local]);
 
-    let leg = our_leg(mirror.scratch(), &mirror.remote);
-    mirror.leg = Some(leg);
+    mirror.serve_leg(our_leg);
     let status = mirror.wait_in_sync();
     let resync = &status["last_resync"];
     assert!(
         resync["copied"].as_u64().unwrap() <= 2 * MIB,
         "a partial resync: {resync:#}"
     );
-    let status = wait_until_settled(&mirror, |dirty| dirty == 0);
-    mdadm_agrees(&mdadm, &mirror, &mirror.local, &status);
-    mdadm_agrees(&mdadm, &mirror, &mirror.remote, &status);
+    wait_until_settled(&mirror, |dirty| dirty == 0);
+    mdadm_agrees(&mdadm, &mirror, &[&mirror.local, &mirror.remote]);
     stop_and_compare(&mut mirror);
 }
