@@ -1,4 +1,19 @@
-//! The story behind `netraid quickstart`.
+//! `netraid quickstart`: the main job on one machine. Two nodes as real processes, a mirror between them, real files on
+//! it, and everything that can happen to it told step by step, with checks that can fail.
+//!
+//! [`story`] is the plot; the other modules are its props: the folder, the programs, the processes, the disks.
+
+pub mod disk;
+pub mod files;
+pub mod folder;
+pub mod interrupt;
+pub mod leg;
+pub mod process;
+mod scene;
+mod story;
+mod tell;
+pub mod tools;
+pub mod writer;
 
 use std::path::PathBuf;
 
@@ -7,19 +22,39 @@ use std::path::PathBuf;
 pub struct Settings {
     /// Where everything goes.
     pub dir: PathBuf,
-    /// Bytes of each disk.
+    /// Bytes of each node's disk.
     pub size: u64,
-    /// Folders to fill the file system from.
+    /// Folders to fill the file system from; empty for the usual ones.
     pub data: Vec<PathBuf>,
-    /// An image instead.
+    /// An ext4 image to use instead.
     pub image: Option<PathBuf>,
     /// Stop at the end of the story.
     pub once: bool,
-    /// One JSON object a step.
+    /// Print one JSON object a step instead of telling it.
     pub json: bool,
 }
 
-/// Runs the story.
-pub fn run(settings: Settings) -> anyhow::Result<()> {
-    anyhow::bail!("not built yet: {settings:?}")
+/// Why it did not come to a good end.
+#[derive(Debug, thiserror::Error)]
+pub enum Problem {
+    /// Something that was asked for can't be.
+    #[error("{0}")]
+    Usage(String),
+    /// What is there forbids it; nothing was changed.
+    #[error("{0}")]
+    Refused(String),
+    /// A check did not hold, or something could not be done.
+    #[error("{0:#}")]
+    Failed(#[from] anyhow::Error),
 }
+
+/// Runs the story; returns at its end, or after Ctrl-C where it stays up. No process that it started is left behind.
+///
+/// # Errors
+/// A check that did not hold, something that is missing, Ctrl-C before the end.
+pub fn run(settings: Settings) -> Result<(), Problem> {
+    story::tell(settings)
+}
+
+/// Smallest disk that the story fits on.
+pub const MIN_SIZE: u64 = 32 << 20;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::exit::Exit;
 use super::size;
-use crate::quickstart;
+use crate::quickstart::{self, Problem};
 
 /// Runs two nodes and a mirror on this machine, as real processes and without root, and takes them through a failure, a
 /// partial resync and a failover.
@@ -49,12 +49,17 @@ pub(super) fn perform(arguments: Arguments) -> Result<(), Exit> {
         once,
         json,
     } = arguments;
-    Ok(quickstart::run(quickstart::Settings {
+    let told = quickstart::run(quickstart::Settings {
         dir,
         size,
         data,
         image,
         once,
         json,
-    })?)
+    });
+    told.map_err(|problem| match problem {
+        Problem::Usage(_) => Exit::usage(problem),
+        Problem::Refused(_) => Exit::refused(problem),
+        Problem::Failed(_) => Exit::failed(problem),
+    })
 }
