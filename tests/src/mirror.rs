@@ -47,6 +47,16 @@ impl Mirror {
     /// Makes a mirror of two empty disks of `size` bytes, the remote one served by what `serve` starts, and waits until
     /// it is in sync. The disks lie in a folder inside `folder`.
     pub fn new(folder: &Path, size: u64, serve: impl FnOnce(&Scratch, &Path) -> Server) -> Mirror {
+        Mirror::of(&peers::ours("netraid"), folder, size, serve)
+    }
+
+    /// Like [`Mirror::new`], with another `netraid`.
+    pub fn of(
+        program: &Path,
+        folder: &Path,
+        size: u64,
+        serve: impl FnOnce(&Scratch, &Path) -> Server,
+    ) -> Mirror {
         let disks = Scratch::inside(folder).expect("make a folder for disks");
         let scratch = Scratch::new();
         let local = disks.sparse("server1.img", size);
@@ -60,7 +70,7 @@ impl Mirror {
             remote,
             source_slot: 0,
             words: Vec::new(),
-            program: peers::ours("netraid"),
+            program: program.to_owned(),
             scratch,
             _disks: disks,
         };
@@ -144,9 +154,9 @@ impl Mirror {
             command.arg("--target").arg(target);
         }
         command.args(&self.words);
-        let socket = self.socket();
-        // A socket's file may be left from a process that was killed; somebody must answer there.
-        let ready = || std::os::unix::net::UnixStream::connect(&socket).is_ok();
+        // It says so when it can be used and asked.
+        let log = self.scratch.path("netraid.log");
+        let ready = || std::fs::read_to_string(&log).is_ok_and(|said| said.contains("ready nbd"));
         self.source = Some(Daemon::start(
             "netraid",
             self.scratch.folder(),

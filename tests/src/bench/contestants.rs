@@ -1,16 +1,21 @@
 //! Who is measured: our nbd-server and our mirror, and the programs beside them.
 
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::settings::Settings;
-use crate::peers::{self, DEBIAN_NBD_SERVER, NBDKIT, QEMU_NBD, QEMU_STORAGE_DAEMON};
-use crate::process::Daemon;
+use crate::mirror::Mirror;
+use crate::peers::{self, DEBIAN_NBD_SERVER, NBDCOPY, NBDKIT, QEMU_NBD, QEMU_STORAGE_DAEMON};
+use crate::process::{Daemon, run};
 use crate::scratch::Scratch;
 use crate::servers::{self, Endpoint, Server};
 
 /// Bytes of the image behind every contestant.
 pub const IMAGE_SIZE: u64 = 1 << 30;
+
+/// Bytes of each disk of our mirror: md's metadata stands before the data.
+const MIRROR_DISK: u64 = IMAGE_SIZE + (4 << 20);
 
 /// A contestant that is up.
 #[derive(Debug)]
@@ -18,7 +23,17 @@ pub struct Running {
     /// What fio connects to.
     pub uri: String,
     /// All its processes; the last one started is the one that clients talk to.
-    pub servers: Vec<Server>,
+    pub daemons: Vec<Daemon>,
+    /// The last one is to be asked to stop, before the others are killed.
+    pub stops_cleanly: bool,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(mut last) = self.daemons.pop().filter(|_| self.stops_cleanly) {
+            last.stop();
+        }
+    }
 }
 
 /// How a contestant is started in a scratch folder of its own.
@@ -74,7 +89,8 @@ pub fn servers(
                 let server = start(scratch, &transport.endpoint(scratch));
                 Ok(Running {
                     uri: server.uri(),
-                    servers: vec![server],
+                    daemons: vec![server.daemon],
+                    stops_cleanly: false,
                 })
             }),
         });
@@ -168,7 +184,12 @@ fn queue_of_qemu(program: &Path, image: &Path, notes: &mut Vec<String>) -> &'sta
 }
 
 /// Mirrors of a local file and an NBD export behind nbdkit. Notes about what is missing go to `notes`.
-pub fn mirrors(scratch: &Scratch, notes: &mut Vec<String>) -> Vec<Contestant> {
+pub fn mirrors(
+    settings: &Settings,
+    image: &Path,
+    scratch: &Scratch,
+    notes: &mut Vec<String>,
+) -> Vec<Contestant> {
     let mut list = Vec::new();
     let nbdkit = match peers::find(NBDKIT) {
         Ok(program) => program,
@@ -177,11 +198,96 @@ pub fn mirrors(scratch: &Scratch, notes: &mut Vec<String>) -> Vec<Contestant> {
             return list;
         }
     };
+    match settings
+        .mirror
+        .clone()
+        .or_else(|| peers::find_ours("netraid"))
+    {
+        Some(program) => {
+            let mut add =
+                |name: &str, leg: StartLeg| match embedded(name, &program, leg, image, scratch) {
+                    Ok(contestant) => list.push(contestant),
+                    Err(reason) => notes.push(format!("not measured: {reason}")),
+                };
+            add("netraid", leg_of_nbdkit(&nbdkit));
+            if let Some(server) = peers::find_ours("nbd-server") {
+                add("netraid, our leg", leg_of_ours(&server));
+            }
+        }
+        None => notes
+            .push("our mirror is not built: cargo build --release --workspace --bins".to_owned()),
+    }
     match peers::find(QEMU_STORAGE_DAEMON) {
         Ok(program) => list.push(quorum(program, nbdkit, scratch)),
         Err(reason) => notes.push(format!("not measured: {reason}")),
     }
     list
+}
+
+/// How the server of a remote leg is started.
+type StartLeg = Box<dyn Fn(&Scratch, &Path) -> Server>;
+
+fn leg_of_nbdkit(program: &Path) -> StartLeg {
+    let program = program.to_owned();
+    Box::new(move |scratch, image| {
+        let words = ["file", &image.display().to_string()];
+        servers::nbdkit(&program, scratch, &Endpoint::unix(scratch, "leg"), &words)
+    })
+}
+
+fn leg_of_ours(program: &Path) -> StartLeg {
+    let program = program.to_owned();
+    Box::new(move |scratch, image| {
+        servers::ours(
+            &program,
+            scratch,
+            &Endpoint::unix(scratch, "leg"),
+            "disk",
+            image,
+            &[],
+        )
+    })
+}
+
+/// Our embedded mirror with its write-intent bitmap: writes go to both legs, reads to the local one.
+fn embedded(
+    name: &str,
+    program: &Path,
+    leg: StartLeg,
+    image: &Path,
+    scratch: &Scratch,
+) -> Result<Contestant, String> {
+    // Made and filled now; each measurement assembles it anew.
+    let nbdcopy = peers::find(NBDCOPY)?;
+    let mut mirror = Mirror::of(program, scratch.folder(), MIRROR_DISK, &leg);
+    run(Command::new(nbdcopy)
+        .arg("--flush")
+        .arg(image)
+        .arg(mirror.uri()))
+    .ok();
+    mirror.stop();
+    mirror.kill_leg();
+    let images = vec![mirror.local.clone(), mirror.remote.clone()];
+    let mirror = RefCell::new(mirror);
+    let start = move |_: &Scratch| {
+        let mut mirror = mirror.borrow_mut();
+        mirror.serve_leg(&leg);
+        mirror.start(true);
+        mirror.wait_in_sync();
+        let leg = mirror.leg.take().map(|server| server.daemon);
+        let daemons = leg.into_iter().chain(mirror.source.take()).collect();
+        Ok(Running {
+            uri: mirror.uri(),
+            daemons,
+            stops_cleanly: true,
+        })
+    };
+    Ok(Contestant {
+        name: name.to_owned(),
+        ours: true,
+        images,
+        start: Box::new(start),
+    })
 }
 
 /// QEMU's quorum driver: writes go to both legs, reads to the first (`read-pattern=fifo`, its fastest setting).
@@ -227,7 +333,8 @@ fn quorum(program: PathBuf, nbdkit: PathBuf, images: &Scratch) -> Contestant {
         let server = Server::start("quorum", scratch.folder(), &command, &endpoint, "mirror");
         Ok(Running {
             uri: server.uri(),
-            servers: vec![leg_server, server],
+            daemons: vec![leg_server.daemon, server.daemon],
+            stops_cleanly: false,
         })
     };
     Contestant {

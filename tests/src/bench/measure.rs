@@ -89,9 +89,9 @@ fn stat(pid: i32) -> Option<Stat> {
 /// All processes of the groups that the contestant's daemons lead.
 fn members(running: &Running) -> Vec<(i32, Stat)> {
     let leaders: Vec<i32> = running
-        .servers
+        .daemons
         .iter()
-        .map(|server| server.daemon.pid().as_raw())
+        .map(|daemon| daemon.pid().as_raw())
         .collect();
     let Ok(entries) = fs::read_dir("/proc") else {
         return Vec::new();
@@ -110,7 +110,7 @@ fn processor_time(running: &Running) -> Result<f64, String> {
         .flatten()
         .unwrap_or(100);
     let members = members(running);
-    if members.len() < running.servers.len() {
+    if members.len() < running.daemons.len() {
         return Err("a server has ended".to_owned());
     }
     Ok(members.iter().map(|(_, stat)| stat.ticks).sum::<u64>() as f64 / per_second as f64)
@@ -119,7 +119,7 @@ fn processor_time(running: &Running) -> Result<f64, String> {
 /// Waits until processes that a server started for one client have ended and been counted by their parent.
 fn wait_for_children(running: &Running) {
     let start = Instant::now();
-    while members(running).len() > running.servers.len() && start.elapsed() < Duration::from_secs(3)
+    while members(running).len() > running.daemons.len() && start.elapsed() < Duration::from_secs(3)
     {
         thread::sleep(Duration::from_millis(5));
     }

@@ -13,6 +13,7 @@ usage: bench [options]
   --only TEXT          only loads whose \"section load\" contains TEXT, e.g. unix, rand-write, mirror; repeated: all of them
   --quick              one round of half a second: shows that everything works, measures nothing
   --server [NAME=]PATH measure this nbd-server instead of the one built beside; repeated: several builds side by side
+  --mirror PATH        measure this netraid instead of the one built beside
   --dir FOLDER         where the images (1 GiB each, removed at the end) are made (default: cargo's target folder)
   --json FILE          where all samples are written as JSON (default bench.json in cargo's target folder)
 ";
@@ -28,6 +29,8 @@ pub struct Settings {
     pub only: Vec<String>,
     /// Our servers to measure, by name; empty for the one built beside.
     pub servers: Vec<(String, PathBuf)>,
+    /// Our mirror's program; `None` for the one built beside.
+    pub mirror: Option<PathBuf>,
     /// Where images are made; `None` for the default.
     pub folder: Option<PathBuf>,
     /// Where the samples are written; `None` for the default.
@@ -45,6 +48,7 @@ impl Settings {
             runtime: Duration::from_secs(2),
             only: Vec::new(),
             servers: Vec::new(),
+            mirror: None,
             folder: None,
             json: None,
         };
@@ -88,6 +92,7 @@ impl Settings {
                         .servers
                         .push((name.to_owned(), PathBuf::from(path)));
                 }
+                "--mirror" => settings.mirror = Some(value()?.into()),
                 "--dir" => settings.folder = Some(value()?.into()),
                 "--json" => settings.json = Some(value()?.into()),
                 _ => return Err(format!("{word} is no option of bench; --help lists them")),

@@ -69,7 +69,7 @@ fn run(settings: &Settings) -> Result<(), String> {
         .iter()
         .any(|load| settings.wants(&format!("{title} {}", load.label)))
     {
-        let contestants = mirrors(&scratch, &mut notes);
+        let contestants = mirrors(settings, &image, &scratch, &mut notes);
         sections.push(run_section(
             title,
             settings,
