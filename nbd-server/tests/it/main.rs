@@ -1,6 +1,11 @@
 //! The server as its clients see it: raw bytes over unix sockets, and the program itself.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    missing_docs,
+    unreachable_pub
+)]
 
 mod client;
 mod commands;

@@ -16,7 +16,7 @@ use crate::devices::PATIENCE;
 pub struct TestServer {
     pub handle: ServerHandle,
     pub socket: PathBuf,
-    pub directory: tempfile::TempDir,
+    _directory: tempfile::TempDir,
 }
 
 impl TestServer {
@@ -35,7 +35,7 @@ impl TestServer {
         TestServer {
             handle: server.start().unwrap(),
             socket,
-            directory,
+            _directory: directory,
         }
     }
 
