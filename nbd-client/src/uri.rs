@@ -3,7 +3,6 @@
 //! The grammar is that of the NBD project's `doc/uri.md`. It is read strictly: a parameter that nobody knows is an
 //! error here, because a misspelt one that is ignored connects to the wrong place.
 
-use std::ffi::OsStr;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
@@ -374,11 +373,6 @@ fn percent_encode(bytes: &[u8], also_plain: &[u8]) -> String {
         }
     }
     encoded
-}
-
-/// A URI of a unix socket and an export name, for messages and tests.
-pub fn unix_uri(socket: impl AsRef<OsStr>, export: &str) -> String {
-    render(&Target::unix(PathBuf::from(socket.as_ref()), export))
 }
 
 #[cfg(test)]

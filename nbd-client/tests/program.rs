@@ -265,9 +265,11 @@ fn a_destination_that_is_too_small_stays_untouched() {
         "{said}"
     );
     assert!(std::fs::read(&small).unwrap().iter().all(|byte| *byte == 0));
-    let path = source.to_str().unwrap();
-    let said = bad(3, &["copy", path, path]);
-    assert!(said.contains("is the source itself"), "{said}");
+    let (path, uri) = (source.to_str().unwrap(), server.target("disk").to_string());
+    for itself in [path, &uri] {
+        let said = bad(3, &["copy", itself, itself]);
+        assert!(said.contains("is the source itself"), "{said}");
+    }
     assert_eq!(std::fs::metadata(&source).unwrap().len(), 16 << 20);
 }
 

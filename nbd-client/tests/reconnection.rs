@@ -13,8 +13,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use nbd_client::client::{Error, Zeroing};
-use nbd_client::{Client, ClientOptions, Options, Target};
+use nbd_client::{Client, ClientOptions, Connection, OpenError, Options, Target};
 use nbd_protocol::command::{Answer, Command, Completion};
+use nbd_protocol::session::Session;
 use nbd_server::device::{BlockDevice, Geometry};
 use nbd_server::export::Export;
 use nbd_server::listener::Listener;
@@ -277,6 +278,56 @@ fn with_a_server_that_fences_a_held_up_write_never_overwrites_a_newer_one() {
             .iter()
             .all(|byte| *byte == 2)
     );
+}
+
+#[test]
+fn a_newer_session_fences_older_connections_and_an_older_one_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let device = Arc::new(Holding {
+        data: Mutex::new(vec![0; 1 << 20]),
+        writes: Mutex::new(1),
+        ..Holding::default()
+    });
+    let (_server, target) = our_server(directory.path(), Arc::clone(&device));
+    let open = |generation| {
+        let session = Some(Session {
+            client: 7,
+            generation,
+        });
+        Connection::open(
+            &target,
+            Options {
+                session,
+                ..Options::default()
+            },
+        )
+    };
+    let write = |connection: &Connection, byte: u8| {
+        let (sender, outcome) = std::sync::mpsc::channel();
+        let command = Command::Write {
+            offset: 0,
+            data: vec![byte; 512].into(),
+            fua: false,
+        };
+        connection.submit_now(
+            command,
+            Completion::new(move |outcome| sender.send(outcome).unwrap()),
+        );
+        outcome.recv_timeout(Duration::from_secs(10)).unwrap()
+    };
+    let old = open(5).unwrap();
+    let sibling = open(5).unwrap();
+    assert!(old.export().fenced);
+    write(&old, 1).unwrap();
+    write(&sibling, 2).unwrap();
+    let new = open(6).unwrap();
+    write(&old, 3).unwrap_err();
+    write(&sibling, 4).unwrap_err();
+    assert_eq!(device.data.lock().unwrap()[0], 2);
+    write(&new, 5).unwrap();
+    let error = open(5).unwrap_err();
+    assert!(matches!(error, OpenError::Handshake { .. }), "{error}");
+    assert!(new.is_alive());
 }
 
 #[test]

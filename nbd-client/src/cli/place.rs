@@ -77,6 +77,11 @@ impl Place {
                 medium: Medium::Local(Local::destination(Path::new(text), size, from)?),
             });
         }
+        if uri::looks_like_uri(&source.name)
+            && arguments::target(text)? == arguments::target(&source.name)?
+        {
+            return Err(Exit::refused(format!("{text} is the source itself")));
+        }
         // A server that comes back may have lost what it had acknowledged: a copy must not go on as if nothing were.
         let medium = Medium::connect(text, traffic, patience, Duration::ZERO).await?;
         if let Medium::Remote(client, _) = &medium {
