@@ -148,6 +148,10 @@ impl Server {
         endpoint: &Endpoint,
         export: &str,
     ) -> Server {
+        if let Endpoint::Unix(path) = endpoint {
+            // Left behind by one that was killed; nbdkit and Debian's server refuse to start then.
+            let _ = fs::remove_file(path);
+        }
         let daemon = Daemon::start(name, folder, command, || endpoint.answers());
         Server {
             daemon,
