@@ -58,7 +58,7 @@ pub fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
     };
-    start_log();
+    start_log(&arguments.command);
     match perform(arguments.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(exit) => {
@@ -69,9 +69,15 @@ pub fn main() -> ExitCode {
 }
 
 /// What the libraries log goes to standard error; `NETRAID_LOG` chooses how much (`warn` if unset).
-fn start_log() {
+fn start_log(command: &Command) {
+    // The story loses connections on purpose, and tells of it itself.
+    let usual = if matches!(command, Command::Quickstart(_)) {
+        "error"
+    } else {
+        "warn"
+    };
     let filter = tracing_subscriber::EnvFilter::try_from_env("NETRAID_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(usual));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

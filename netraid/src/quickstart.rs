@@ -7,6 +7,7 @@ pub mod disk;
 pub mod files;
 pub mod folder;
 pub mod interrupt;
+pub mod ledger;
 pub mod leg;
 pub mod process;
 mod scene;

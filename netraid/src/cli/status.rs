@@ -169,7 +169,7 @@ fn draw(json: bool, terminal: bool, page: &str, before: &str) -> Result<(), Exit
             if before.is_empty() { "\x1b[2J" } else { "" }
         )?;
     } else if page != before {
-        write!(out, "{page}\n")?;
+        writeln!(out, "{page}")?;
     }
     Ok(out.flush()?)
 }

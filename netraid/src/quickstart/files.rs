@@ -402,12 +402,12 @@ mod tests {
             &scratch.path().join("copy"),
             4 * BLOCK,
         );
-        // Two folders and two blocks are left, which the first file and the link take.
+        // Two folders and two blocks for the file in the inner one.
         assert_eq!(
             gathered,
             Gathered {
                 files: 1,
-                bytes: 1,
+                bytes: 5000,
                 cut: true,
                 skipped: 0
             }

@@ -134,6 +134,17 @@ impl LegFile {
             .map(|data| data - data % chunk))
     }
 
+    /// Reads from the leg's data; offsets as in the mirror.
+    ///
+    /// # Errors
+    /// If it can't be read, or ends before.
+    pub fn read_at(&self, offset: u64, bytes: &mut [u8]) -> Result<()> {
+        let place = self.data.saturating_add(offset);
+        self.file
+            .read_exact_at(bytes, place)
+            .with_context(|| format!("leg {} at {place}", self.path.display()))
+    }
+
     /// The chunks of `differences` that neither leg has a bit for: each is a broken promise.
     pub fn unmarked(&self, other: &LegFile, differences: &Differences) -> Vec<u64> {
         let marked = |chunk: &u64| self.dirty.test(*chunk) || other.dirty.test(*chunk);

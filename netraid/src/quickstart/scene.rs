@@ -204,9 +204,7 @@ impl Scene {
         let mut latest = None;
         let interrupt = self.interrupt.clone();
         let waited = interrupt.poll(&format!("{other} to be in sync"), LONG, || {
-            if let Some(mirror) = &mut self.nodes[node].mirror {
-                mirror.process.must_run()?;
-            }
+            must_all_run(&mut self.nodes)?;
             let status = self.status(node)?;
             if let Some(resync) = &status.resync {
                 bar.set(resync.copied, resync.copied + resync.left);
@@ -243,8 +241,10 @@ impl Scene {
     }
 
     /// Waits until no chunk is dirty: bits stay for a moment after the last write, or the end of a resync.
-    pub(super) fn wait_clean(&self, node: usize) -> Result<()> {
-        self.interrupt.poll("the write-intent bitmap to be clean", LONG, || {
+    pub(super) fn wait_clean(&mut self, node: usize) -> Result<()> {
+        let interrupt = self.interrupt.clone();
+        interrupt.poll("the write-intent bitmap to be clean", LONG, || {
+            must_all_run(&mut self.nodes)?;
             Ok((self.status(node)?.dirty_chunks == 0).then_some(()))
         })
     }
@@ -288,6 +288,18 @@ impl Scene {
     }
 }
 
+/// An error if one of the processes that should be running has ended.
+pub(super) fn must_all_run(nodes: &mut [Node]) -> Result<()> {
+    for node in nodes {
+        let mirror = node.mirror.as_mut().map(|mirror| &mut mirror.process);
+        mirror
+            .into_iter()
+            .chain(&mut node.server)
+            .try_for_each(Process::must_run)?;
+    }
+    Ok(())
+}
+
 impl Node {
     fn new(folder: &Folder, name: &'static str) -> Node {
         let file = |kind: &str| match (name, kind) {
@@ -315,7 +327,7 @@ impl Node {
 
     /// The URI of the node's disk, while it is served.
     pub(super) fn server_uri(&self) -> String {
-        nbd_client::uri::unix_uri(self.server_socket(), TAG)
+        nbd_client::Target::unix(self.server_socket(), TAG).to_string()
     }
 }
 

@@ -8,9 +8,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 
 use super::interrupt::Interrupt;
+use super::ledger::{Ledger, SLOT};
 use super::process;
-use super::scene::Scene;
-use super::writer::{LANES, Ledger, SLOT};
+use super::scene::{Scene, must_all_run};
+use super::tell::rounded;
+use super::writer::LANES;
 use super::{MIN_SIZE, Problem, Settings};
 use crate::cli::show::{duration, size};
 use crate::status::ResyncEnd;
@@ -104,11 +106,7 @@ fn stay(scene: &mut Scene) -> Result<()> {
     }
     let mut line = scene.teller.status_line();
     while !scene.interrupt.asked() {
-        for node in &mut scene.nodes {
-            if let Some(mirror) = &mut node.mirror {
-                mirror.process.must_run()?;
-            }
-        }
+        must_all_run(&mut scene.nodes)?;
         let status = scene.status(1)?;
         let legs: Vec<String> = status
             .legs
@@ -167,10 +165,9 @@ fn end(scene: &mut Scene, started: Instant) -> Result<()> {
         events[0]
     ));
     scene.teller.number("events", events[0]);
-    scene.teller.number(
-        "total_seconds",
-        (started.elapsed().as_secs_f64() * 1000.0).round() / 1000.0,
-    );
+    scene
+        .teller
+        .number("total_seconds", rounded(started.elapsed()));
     scene.teller.end();
     let total = duration(started.elapsed());
     scene.teller.aside(&format!(

@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 
 use crate::cli::show;
 
@@ -19,7 +19,7 @@ pub(super) struct Teller {
 struct Step {
     name: &'static str,
     started: Instant,
-    numbers: Map<String, Value>,
+    numbers: Vec<(String, Value)>,
 }
 
 impl Teller {
@@ -45,7 +45,7 @@ impl Teller {
         self.step = Some(Step {
             name,
             started: Instant::now(),
-            numbers: Map::new(),
+            numbers: Vec::new(),
         });
     }
 
@@ -57,7 +57,7 @@ impl Teller {
     /// A number of the step, for programs.
     pub(super) fn number(&mut self, name: &str, value: impl Into<Value>) {
         if let Some(step) = &mut self.step {
-            step.numbers.insert(name.to_owned(), value.into());
+            step.numbers.push(pair(name, value));
         }
     }
 
@@ -66,14 +66,14 @@ impl Teller {
         let mut step = Step {
             name,
             started: Instant::now(),
-            numbers: Map::new(),
+            numbers: Vec::new(),
         };
         step.numbers.extend(
             texts
                 .iter()
                 .map(|(name, text)| ((*name).to_owned(), (*text).into())),
         );
-        self.report(step, json!(true), None);
+        self.report(step, true, None);
     }
 
     /// Ends the step: all its checks held.
@@ -81,7 +81,7 @@ impl Teller {
         if let Some(step) = self.step.take() {
             let seconds = step.started.elapsed().as_secs_f64();
             self.say(&format!("done in {seconds:.1} s"));
-            self.report(step, json!(true), None);
+            self.report(step, true, None);
         }
     }
 
@@ -89,22 +89,28 @@ impl Teller {
     pub(super) fn fail(&mut self, error: &str) {
         if let Some(step) = self.step.take() {
             self.say("FAILED");
-            self.report(step, json!(false), Some(error));
+            self.report(step, false, Some(error));
         }
     }
 
-    fn report(&self, step: Step, ok: Value, error: Option<&str>) {
+    fn report(&self, step: Step, ok: bool, error: Option<&str>) {
         if !self.json {
             return;
         }
-        let mut object = Map::new();
-        object.insert("step".into(), step.name.into());
-        object.insert("ok".into(), ok);
-        let seconds = (step.started.elapsed().as_secs_f64() * 1000.0).round() / 1000.0;
-        object.insert("seconds".into(), seconds.into());
-        object.extend(step.numbers);
-        object.extend(error.map(|error| ("error".to_owned(), error.into())));
-        self.line(&Value::Object(object).to_string());
+        let seconds = rounded(step.started.elapsed());
+        let mut pairs = vec![
+            pair("step", step.name),
+            pair("ok", ok),
+            pair("seconds", seconds),
+        ];
+        pairs.extend(step.numbers);
+        pairs.extend(error.map(|error| pair("error", error)));
+        // By hand, for the order: what it is and whether it is well come first.
+        let pairs: Vec<String> = pairs
+            .iter()
+            .map(|(name, value)| format!("{}: {value}", Value::from(name.as_str())))
+            .collect();
+        self.line(&format!("{{{}}}", pairs.join(", ")));
     }
 
     /// Nobody reading any more is no reason to stop half-way: the exit code still tells.
@@ -132,6 +138,15 @@ impl Teller {
     pub(super) fn bar(&self, what: &str, total: u64) -> Bar {
         Bar::new(what, total, !self.json)
     }
+}
+
+/// Seconds, to the millisecond.
+pub(super) fn rounded(span: Duration) -> f64 {
+    (span.as_secs_f64() * 1000.0).round() / 1000.0
+}
+
+fn pair(name: &str, value: impl Into<Value>) -> (String, Value) {
+    (name.to_owned(), value.into())
 }
 
 /// A line that changes; without a terminal, a new line whenever it changes.

@@ -5,8 +5,9 @@ use anyhow::{Context, Result, bail};
 use super::before::{PACE, WRITER, check_area};
 use super::{Plot, moved, writes_for};
 use crate::cli::show::size;
+use crate::quickstart::ledger::SLOT;
 use crate::quickstart::scene::Scene;
-use crate::quickstart::writer::{Plan, SLOT, Writer};
+use crate::quickstart::writer::{Plan, Writer};
 use crate::quickstart::{disk, files};
 use crate::status::word;
 
@@ -20,7 +21,7 @@ pub(super) fn crash(scene: &mut Scene, plot: &Plot) -> Result<()> {
     let ledger = plot.ledger.clone();
     let before = ledger.counts();
     let writes = writes_for(plot.mirror, 100);
-    let mut writer = {
+    let writer = {
         let _inside = scene.runtime.enter();
         Writer::start(
             &client,
@@ -32,7 +33,7 @@ pub(super) fn crash(scene: &mut Scene, plot: &Plot) -> Result<()> {
         )
     };
     scene.interrupt.poll("the writer", WRITER, || {
-        if writer.has_ended() {
+        if writer.is_ending() {
             bail!("the writer ended early");
         }
         Ok((ledger.counts().acknowledged >= before.acknowledged + writes / 2).then_some(()))
@@ -83,6 +84,7 @@ pub(super) fn fail_over(scene: &mut Scene, plot: &Plot) -> Result<u64> {
         server.stop(WRITER)?;
     }
     scene.start_mirror(1, true)?;
+    plot.ledger.note("source server2");
     let client = scene.connect(1)?;
     check_area(scene, &client, &plot.ledger)?;
     let counts = plot.ledger.counts();

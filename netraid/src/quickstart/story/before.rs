@@ -11,8 +11,9 @@ use super::{Plot, moved, writes_for};
 use crate::cli::show::size;
 use crate::md::Layout;
 use crate::quickstart::files::{self, Gathered, Gatherer};
+use crate::quickstart::ledger::{Ledger, SLOT};
 use crate::quickstart::scene::{Scene, TAG};
-use crate::quickstart::writer::{Ledger, Plan, SLOT, Writer};
+use crate::quickstart::writer::{Plan, Writer};
 use crate::quickstart::{Settings, disk};
 use crate::status::word;
 
@@ -210,6 +211,8 @@ pub(super) fn create(scene: &mut Scene, data: Data, disk_size: u64) -> Result<Pl
     scene.teller.number("copied_bytes", written);
     scene.teller.end();
     let ledger = Ledger::new(data.size.next_multiple_of(MIB)..mirror, SEED)?;
+    ledger.record_to(&scene.folder.file("writes.log"))?;
+    ledger.note("source server1");
     Ok(Plot {
         mirror,
         data,
@@ -280,12 +283,12 @@ pub(super) fn cut(scene: &mut Scene, plot: &Plot) -> Result<u64> {
         pause: PACE,
     };
     let ledger = plot.ledger.clone();
-    let mut writer = {
+    let writer = {
         let _inside = scene.runtime.enter();
         Writer::start(&client, &ledger, plan)
     };
     scene.interrupt.poll("the writer", WRITER, || {
-        if writer.has_ended() {
+        if writer.is_ending() {
             bail!("the writer ended early");
         }
         Ok((ledger.counts().acknowledged >= early).then_some(()))
