@@ -68,7 +68,9 @@ fn leg(slot: Slot, node: String, disk: &str, engine: &Engine, keepers: &Keepers)
     let connected = matches!(&reason, Some(reason) if reason.contains("disk is blank"));
     let status = match state {
         LegState::InSync if local => word::SOURCE,
-        LegState::InSync => word::TARGET,
+        LegState::InSync if engine.can_take_over(slot) => word::TARGET,
+        // For the moment until its disk says so too.
+        LegState::InSync => word::RESYNCING,
         LegState::Resync | LegState::Attaching | LegState::Finishing if paused => word::PAUSED,
         LegState::Resync | LegState::Attaching | LegState::Finishing => word::RESYNCING,
         LegState::Absent if split => word::SPLIT_BRAIN,

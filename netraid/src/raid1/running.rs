@@ -251,41 +251,49 @@ impl Mirror {
         for effect in effects.drain(..) {
             match effect {
                 Effect::Leg {
-                    operation,
-                    slot,
-                    command,
+                    slot, ref command, ..
                 } if slot == self.local => {
-                    heavy |= takes_time(&command);
-                    local.push((operation, command));
+                    heavy |= takes_time(command);
+                    local.push(effect);
                 }
-                Effect::Leg {
-                    operation,
-                    slot,
-                    command,
-                } => self.to_leg(operation, slot, command, touched),
-                Effect::Metadata {
-                    operation,
-                    slot,
-                    update,
-                } => self.to_metadata(operation, slot, &update),
-                Effect::Answer { request, outcome } => {
-                    let completion = self.lock().requests.remove(&request);
-                    if let Some(completion) = completion {
-                        completion.complete(outcome);
-                    }
+                Effect::Metadata { slot, .. } if slot == self.local => {
+                    heavy = true;
+                    local.push(effect);
                 }
-                Effect::Expel { slot, reason } => self.expel(slot, &reason),
-                Effect::Stopped => {
-                    self.lock().stopped = true;
-                    self.stopped.notify_all();
-                }
+                other => self.perform_one(other, touched),
             }
         }
         if heavy {
             touched.drain(..).for_each(|link| link.kick());
         }
-        for (operation, command) in local {
-            self.to_leg(operation, self.local, command, touched);
+        for effect in local {
+            self.perform_one(effect, touched);
+        }
+    }
+
+    fn perform_one(self: &Arc<Self>, effect: Effect, touched: &mut Vec<Link>) {
+        match effect {
+            Effect::Leg {
+                operation,
+                slot,
+                command,
+            } => self.to_leg(operation, slot, command, touched),
+            Effect::Metadata {
+                operation,
+                slot,
+                update,
+            } => self.to_metadata(operation, slot, &update),
+            Effect::Answer { request, outcome } => {
+                let completion = self.lock().requests.remove(&request);
+                if let Some(completion) = completion {
+                    completion.complete(outcome);
+                }
+            }
+            Effect::Expel { slot, reason } => self.expel(slot, &reason),
+            Effect::Stopped => {
+                self.lock().stopped = true;
+                self.stopped.notify_all();
+            }
         }
     }
 
