@@ -33,7 +33,14 @@ pub(crate) fn serve(shared: &Shared, line: &Arc<Line>) {
         }
     };
     let export = agreed.export.name().to_owned();
-    tracing::info!(connection = line.id, export, style = ?agreed.shape.style, session = agreed.session, "client attached");
+    tracing::info!(
+        connection = line.id,
+        peer = line.socket.peer(),
+        export,
+        style = ?agreed.shape.style,
+        session = agreed.session,
+        "client attached"
+    );
     let mut connection = Connection {
         line: Arc::clone(line),
         export: agreed.export,
@@ -169,10 +176,14 @@ impl Connection {
         if self.segment.changes {
             self.admit()?;
         }
-        let alone = requests == 1
+        let mut alone = requests == 1
             && self.crowd == 0
             && self.input.buffer.is_empty()
             && self.line.in_flight() == 1;
+        // A long write is worth looking whether the next request is there: then both can be worked on.
+        if alone && bytes >= LONG && self.segment.changes {
+            alone = !self.line.socket.has_input();
+        }
         set_may_wait(alone);
         self.crowd = self.crowd.saturating_sub(1);
         let mut pending = std::mem::take(&mut self.segment.pending);
@@ -323,6 +334,8 @@ fn ends_with_goodbye(mut bytes: &[u8], style: HeaderStyle) -> bool {
     false
 }
 
+/// Payload bytes from which on a system call more does not matter.
+const LONG: u64 = 128 << 10;
 /// A request that took this long may have outlived its client.
 const SLOW: Duration = Duration::from_millis(1);
 /// A request that took this long has waited for a disk.

@@ -40,6 +40,8 @@ struct Inner {
     /// Held exclusively by a flush and shared by durable writes, so that none of them can miss a loss of which another
     /// one is just being told.
     syncing: RwLock<()>,
+    /// A worker does a long write that could have been done by the thread that asked.
+    helping: AtomicBool,
     /// The file system can't say what is in the page cache.
     cache_unknown: AtomicBool,
 }
@@ -53,6 +55,7 @@ impl FileDevice {
             slow_until: AtomicU64::new(0),
             lost_writes: AtomicBool::new(false),
             syncing: RwLock::new(()),
+            helping: AtomicBool::new(false),
             cache_unknown: AtomicBool::new(false),
         };
         FileDevice {
@@ -117,7 +120,15 @@ impl BlockDevice for FileDevice {
                 data,
                 fua: false,
             } => {
-                if quick {
+                if !may_wait() && data.len() >= LONG && self.inner.start_helping() {
+                    // The asking thread has more to do: it receives the next one meanwhile. One helper is enough,
+                    // because file systems write to one file one after the other.
+                    self.run(false, completion, move |inner| {
+                        let outcome = inner.write(offset, &data);
+                        inner.helping.store(false, Ordering::Release);
+                        outcome
+                    });
+                } else if quick {
                     self.run(true, completion, move |inner| inner.write(offset, &data));
                 } else {
                     let data = detach(data);
@@ -189,6 +200,11 @@ impl Inner {
         until > 0 && micros(self.opened.elapsed()) < until
     }
 
+    /// Whether the caller may be the one that hands a long write to a worker.
+    fn start_helping(&self) -> bool {
+        !self.helping.swap(true, Ordering::AcqRel)
+    }
+
     /// Something that was done inline took this long: if it waited for the disk, the next ones should not.
     fn note_duration(&self, took: Duration) {
         if took > SLOW {
@@ -219,6 +235,8 @@ const SLOW: Duration = Duration::from_millis(1);
 const WARY: Duration = Duration::from_millis(100);
 /// Trims, zeroes and prefetches up to this many bytes are done at once.
 const SMALL: u64 = 1 << 20;
+/// Writes from this many bytes on take longer than it takes to wake a worker.
+const LONG: usize = 128 << 10;
 const DETACH: usize = 64 << 10;
 
 #[cfg(test)]

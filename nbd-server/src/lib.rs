@@ -8,6 +8,7 @@
 //! and `line` sends it.
 
 pub mod batch;
+mod budget;
 pub mod cli;
 pub mod config;
 mod connection;

@@ -15,6 +15,7 @@ use std::time::Duration;
 use linux_sys::socket::{Wait, send};
 
 use crate::batch;
+use crate::budget::{Budget, OWN_SHARE};
 use crate::export::Export;
 use crate::reply::Reply;
 use crate::socket::Socket;
@@ -39,11 +40,13 @@ pub(crate) struct Line {
 }
 
 /// What one connection may have in flight.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Limits {
     pub(crate) requests: usize,
     /// Of payloads, in both directions. One request may exceed it when it is alone.
     pub(crate) bytes: u64,
+    /// Where the part above [`OWN_SHARE`] comes from.
+    pub(crate) budget: Arc<Budget>,
 }
 
 #[derive(Default)]
@@ -62,6 +65,8 @@ struct Outgoing {
     /// Requests that were begun and are not answered in full.
     requests: usize,
     bytes: u64,
+    /// Taken from the budget for them.
+    borrowed: u64,
     /// The connection's own thread waits for `room`.
     waiting: bool,
 }
@@ -124,6 +129,11 @@ impl Line {
         if !fits && outgoing.requests > 0 {
             return false;
         }
+        let more = above_share(outgoing.bytes + bytes) - above_share(outgoing.bytes);
+        if more > 0 && !self.limits.budget.borrow(more) {
+            return false;
+        }
+        outgoing.borrowed += more;
         outgoing.requests += requests;
         outgoing.bytes += bytes;
         true
@@ -141,6 +151,16 @@ impl Line {
         let mut outgoing = self.lock();
         outgoing.requests -= requests;
         outgoing.bytes -= bytes;
+        self.settle(&mut outgoing);
+    }
+
+    /// Returns to the budget what is no longer needed.
+    fn settle(&self, outgoing: &mut Outgoing) {
+        let needed = above_share(outgoing.bytes);
+        if let Some(spare @ 1..) = outgoing.borrowed.checked_sub(needed) {
+            outgoing.borrowed = needed;
+            self.limits.budget.give_back(spare);
+        }
     }
 
     /// Waits a moment for room (or, with `requests` 0, for silence). Only for the connection's own thread.
@@ -174,7 +194,7 @@ impl Line {
             let mut outgoing = self.lock();
             if outgoing.broken {
                 outgoing.finish(&reply);
-                self.wake_own_thread(&outgoing);
+                self.wake_own_thread(&mut outgoing);
                 false
             } else {
                 outgoing.replies.push_back(reply);
@@ -191,6 +211,7 @@ impl Line {
         let mut outgoing = self.lock();
         if outgoing.broken {
             outgoing.finish(&reply);
+            self.wake_own_thread(&mut outgoing);
         } else {
             outgoing.replies.push_back(reply);
         }
@@ -233,7 +254,7 @@ impl Line {
             }
             if outgoing.replies.is_empty() {
                 outgoing.sending = false;
-                self.wake_own_thread(&outgoing);
+                self.wake_own_thread(&mut outgoing);
                 return Round::Finished;
             }
             let spare = std::mem::take(&mut outgoing.spare);
@@ -264,7 +285,7 @@ impl Line {
                 taken.drain(..).for_each(|reply| outgoing.finish(&reply));
                 self.cut();
             }
-            self.wake_own_thread(&outgoing);
+            self.wake_own_thread(&mut outgoing);
             if full {
                 // In front of what others added meanwhile.
                 taken.append(&mut outgoing.replies);
@@ -305,7 +326,9 @@ impl Line {
         Ok(())
     }
 
-    fn wake_own_thread(&self, outgoing: &Outgoing) {
+    /// Something has left the books.
+    fn wake_own_thread(&self, outgoing: &mut Outgoing) {
+        self.settle(outgoing);
         if outgoing.waiting {
             self.room.notify_one();
         }
@@ -376,6 +399,11 @@ impl Outgoing {
         self.requests -= usize::from(reply.last);
         self.bytes -= u64::from(reply.charge);
     }
+}
+
+/// The part of a connection's payload bytes that has to be borrowed.
+fn above_share(bytes: u64) -> u64 {
+    bytes.saturating_sub(OWN_SHARE)
 }
 
 /// What one round has ended.

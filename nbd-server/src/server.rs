@@ -12,6 +12,7 @@ use nbd_protocol::command::{Command, Completion};
 use nbd_protocol::limit::MAX_STRING;
 use nbd_protocol::negotiate::server::ServerPolicy;
 
+use crate::budget::Budget;
 use crate::export::Export;
 use crate::line::{Limits, Line};
 use crate::listener::{Host, Listener, Waker, accept_all};
@@ -29,6 +30,8 @@ pub struct Options {
     pub max_requests: usize,
     /// Payload bytes of one connection that may be in flight; a single request may exceed it.
     pub max_bytes: u64,
+    /// Payload bytes of all connections together, above the first MiB of each.
+    pub max_memory: u64,
     /// What is agreed to in the handshake.
     pub policy: ServerPolicy,
 }
@@ -40,6 +43,7 @@ impl Default for Options {
             handshake_timeout: Duration::from_secs(10),
             max_requests: 256,
             max_bytes: 64 << 20,
+            max_memory: 512 << 20,
             policy: ServerPolicy::default(),
         }
     }
@@ -107,6 +111,7 @@ impl Server {
         let addresses = self.listeners.iter().map(Listener::address).collect();
         let waker = Waker::new().map_err(ServerError::Start)?;
         let shared = Arc::new(Shared {
+            budget: Arc::new(Budget::new(self.options.max_memory)),
             options: self.options,
             exports: RwLock::new(self.exports),
             lines: Mutex::default(),
@@ -251,6 +256,7 @@ pub(crate) struct Shared {
     next_line: AtomicU64,
     stopping: AtomicBool,
     waker: Waker,
+    budget: Arc<Budget>,
 }
 
 impl Host for Arc<Shared> {
@@ -260,6 +266,7 @@ impl Host for Arc<Shared> {
         let limits = Limits {
             requests: self.options.max_requests,
             bytes: self.options.max_bytes,
+            budget: Arc::clone(&self.budget),
         };
         let line = Arc::new(Line::new(id, socket, limits));
         {

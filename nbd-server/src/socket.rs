@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 
 /// An accepted connection.
 #[derive(Debug)]
@@ -40,6 +40,20 @@ impl Socket {
         Ok(())
     }
 
+    /// Who is at the other end, for people: an address, or the process that connected to a unix socket.
+    pub(crate) fn peer(&self) -> String {
+        match self {
+            Socket::Tcp(stream) => match stream.peer_addr() {
+                Ok(address) => address.to_string(),
+                Err(_) => "gone".to_owned(),
+            },
+            Socket::Unix(stream) => match getsockopt(stream, sockopt::PeerCredentials) {
+                Ok(who) => format!("process {} of user {}", who.pid(), who.uid()),
+                Err(_) => "unknown".to_owned(),
+            },
+        }
+    }
+
     /// How long a receive may wait; `None` for ever.
     pub(crate) fn set_receive_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
         match self {
@@ -62,6 +76,12 @@ impl Socket {
             Socket::Tcp(stream) => stream.shutdown(how),
             Socket::Unix(stream) => stream.shutdown(how),
         };
+    }
+
+    /// Whether there is something to receive (or the end of it).
+    pub(crate) fn has_input(&self) -> bool {
+        let mut set = [PollFd::new(self.as_fd(), PollFlags::POLLIN)];
+        matches!(poll(&mut set, PollTimeout::ZERO), Ok(1..))
     }
 
     /// Whether the peer has closed or reset its side, seen without receiving what it may have sent before.

@@ -162,3 +162,62 @@ fn a_long_queue_behind_one_range_does_not_overflow_a_stack() {
         "the last one to arrive is the last one to land"
     );
 }
+
+#[test]
+fn greedy_clients_together_are_bounded_and_leave_room_for_ordinary_requests() {
+    let device = GateDevice::new(8 << 20);
+    let options = nbd_server::server::Options {
+        max_memory: 10 << 20,
+        ..Default::default()
+    };
+    let server = TestServer::with(options, vec![("disk", device.clone())]);
+    let mut greedy: Vec<Client> = (0..8).map(|_| server.attach()).collect();
+    for client in &mut greedy {
+        for cookie in 0..4 {
+            client.request(READ, 0, cookie, 0, 3 << 20);
+        }
+    }
+    // Three fit into the shared 10 MiB beside the MiB that each connection has of its own.
+    wait_until("the first reads", || device.seen().len() >= 3);
+    let mut other = server.attach();
+    for _ in 0..100 {
+        assert_eq!(other.call_read(0, 4096), [0; 4096]);
+    }
+    let begun = device
+        .seen()
+        .iter()
+        .filter(|seen| seen.ends_with("+3145728)"))
+        .count();
+    assert!(begun <= 5, "{begun} reads of 3 MiB were begun");
+    // When they take their answers, everybody gets a turn.
+    for client in &mut greedy {
+        client
+            .stream
+            .set_read_timeout(Some(crate::devices::PATIENCE))
+            .unwrap();
+    }
+    std::thread::scope(|scope| {
+        for client in &mut greedy {
+            scope.spawn(|| (0..4).for_each(|_| assert_eq!(client.answer(3 << 20).error, 0)));
+        }
+    });
+}
+
+#[test]
+fn a_server_that_stops_cuts_a_client_that_takes_no_answers() {
+    let device = GateDevice::new(1 << 20);
+    let server = TestServer::of(device.clone());
+    let mut greedy = server.attach();
+    greedy
+        .stream
+        .set_write_timeout(Some(Duration::from_millis(200)))
+        .unwrap();
+    while std::io::Write::write_all(&mut greedy.stream, &request_bytes(READ, 0, 1, 0, 1 << 20))
+        .is_ok()
+    {}
+    let mut idle = server.attach();
+    let stopped = server.handle.stop(Duration::from_millis(300));
+    assert_eq!((stopped.cut, stopped.unflushed), (1, 0));
+    idle.wait_for_close();
+    assert_eq!(device.seen().last().map(String::as_str), Some("Flush"));
+}
