@@ -53,12 +53,7 @@ fn a_target_that_was_away_gets_only_what_was_written_meanwhile() {
     node.extend(&rig, 1, "two");
     let full = node.mirror.view(|view| view.last_resync.clone()).unwrap();
     // The bits of the full resync are dropped once both disks were flushed.
-    let clean = || {
-        node.mirror
-            .view(|view| view.engine.dirty().is_empty())
-            .then_some(())
-    };
-    node.wait_for("clean bits", clean);
+    node.wait_for_no_dirty_bit();
     drop(server);
     node.write(2 * MIB, 3000, 0x33);
     node.wait_for_state(1, LegState::Absent);
@@ -164,6 +159,7 @@ fn a_failover_keeps_what_was_acknowledged_and_the_old_source_is_resynced_in_part
     let node = rig.start("one");
     let (server, _) = rig.serve("two");
     node.extend(&rig, 1, "two");
+    node.wait_for_no_dirty_bit();
     node.write(4 * MIB, 4096, 0x12);
     // Crash: nothing is stopped, nothing is flushed.
     node.keepers.stop();

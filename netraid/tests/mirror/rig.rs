@@ -252,6 +252,15 @@ impl Node {
         });
     }
 
+    /// The bits of a resync are dropped once both disks were flushed after it.
+    pub fn wait_for_no_dirty_bit(&self) {
+        self.wait_for("the end of the dirty bits", || {
+            self.mirror
+                .view(|view| view.engine.dirty().is_empty())
+                .then_some(())
+        });
+    }
+
     /// Connects disk `two` (or `one`) as a new leg and waits until it is in sync.
     pub fn extend(&self, rig: &Rig, slot: usize, name: &str) {
         self.keepers
