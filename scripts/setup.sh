@@ -16,6 +16,10 @@ run_needs='mkfs.ext4:e2fsprogs e2fsck:e2fsprogs mdadm:mdadm nbdinfo:libnbd-bin'
 test_needs="$run_needs nbdcopy:libnbd-bin python3:python3 nbdkit:nbdkit nbd-server:nbd-server fio:fio \
 qemu-img:qemu-utils qemu-io:qemu-utils qemu-nbd:qemu-utils qemu-storage-daemon:qemu-system-common zzuf:zzuf"
 
+# Packages for tests that not every machine can run (a kernel as a program); not every architecture has them either.
+wanted=
+[ "$purpose" != test ] || wanted='linux.uml:user-mode-linux'
+
 case $purpose in
     build) needs=$build_needs ;;
     run) needs="$build_needs $run_needs" ;;
@@ -105,33 +109,38 @@ install() {
     return $status
 }
 
-need_rust
-
-mapfile -t packages < <(missing_packages | sort -u)
-[ ${#packages[@]} -gt 0 ] || exit 0
-
-root=$(as_root)
-if [ "$root" = no ]; then
-    echo "Missing here, and there is no right to install it: ${packages[*]}" >&2
-    echo "On Debian: apt-get install --no-install-recommends ${packages[*]}" >&2
-    # Without a linker nothing can be built, and a quickstart needs an ext4; the rest can be done without.
-    for package in "${packages[@]}"; do
-        case $package in
-            gcc | libc6-dev) exit 1 ;;
-            e2fsprogs) [ "$purpose" != run ] || exit 1 ;;
-        esac
+# Nothing that is asked for fails for want of these; the tests say that they were skipped.
+install_wanted() {
+    local need
+    for need in $wanted; do
+        if ! command -v "${need%%:*}" >/dev/null 2>&1 && apt-cache show "${need##*:}" >/dev/null 2>&1; then
+            install "$1" "${need##*:}" || echo "${need##*:} could not be installed; its tests are skipped" >&2
+        fi
     done
-    exit 0
-fi
+}
 
-if ! install "$root" "${packages[@]}"; then
-    echo "Installing ${packages[*]} failed; the output above says why" >&2
-    # For a first look at the mirror the tools for looking at it are a comfort only.
-    [ "$purpose" = run ] && command -v mkfs.ext4 >/dev/null 2>&1 && command -v cc >/dev/null 2>&1 || exit 1
-fi
+need_rust
+root=$(as_root)
 
 mapfile -t packages < <(missing_packages | sort -u)
 if [ ${#packages[@]} -gt 0 ]; then
-    echo "Still missing after the installation: ${packages[*]}" >&2
-    [ "$purpose" = run ] && command -v mkfs.ext4 >/dev/null 2>&1 && command -v cc >/dev/null 2>&1 || exit 1
+    if [ "$root" = no ]; then
+        echo "Missing here, and there is no right to install it: ${packages[*]}" >&2
+        echo "On Debian: apt-get install --no-install-recommends ${packages[*]}" >&2
+    elif ! install "$root" "${packages[@]}"; then
+        echo "Installing ${packages[*]} failed; the output above says why" >&2
+    fi
+    mapfile -t packages < <(missing_packages | sort -u)
 fi
+[ "$root" = no ] || install_wanted "$root"
+[ ${#packages[@]} -gt 0 ] || exit 0
+
+[ "$root" = no ] || echo "Still missing after the installation: ${packages[*]}" >&2
+# Without a linker nothing can be built, and a quickstart needs an ext4. Tests do without where nothing may be installed.
+for package in "${packages[@]}"; do
+    case $purpose:$package in
+        *:gcc | *:libc6-dev | run:e2fsprogs) exit 1 ;;
+        test:*) [ "$root" = no ] || exit 1 ;;
+    esac
+done
+exit 0
