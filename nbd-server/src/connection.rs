@@ -207,16 +207,20 @@ impl Connection {
         streaming: bool,
     ) -> Result<(), End> {
         let mut outcome = Ok(());
+        let mut before = Instant::now();
         for slot in pending {
-            let Some(pending) = slot.take() else { continue };
-            let begun = Instant::now();
+            let Some(pending) = slot.take() else {
+                continue;
+            };
             // Refuses by itself when the connection has died.
             pending.start();
-            let took = begun.elapsed();
-            self.waited = took > WAITED;
             if streaming {
                 self.line.send_waiting();
             }
+            let now = Instant::now();
+            let took = now - before;
+            before = now;
+            self.waited = took > WAITED;
             if took > SLOW && outcome.is_ok() && self.peer_may_have_gone() {
                 outcome = self.peer_closed();
             }

@@ -190,10 +190,13 @@ impl Export {
                 continue;
             };
             let Some(pending) = slot.take() else { continue };
-            if let Admission::Start(ticket, pending) =
-                gate.ranges.admit(line.id, offset, length, pending)
-            {
-                *slot = Some(pending.with_ticket(ticket));
+            match gate.ranges.admit(line.id, offset, length, pending) {
+                Admission::Start(ticket, pending) => *slot = Some(pending.with_ticket(ticket)),
+                Admission::Queued(ticket) => {
+                    if let Some(pending) = gate.ranges.waiting_mut(ticket) {
+                        pending.detach();
+                    }
+                }
             }
         }
         Ok(())

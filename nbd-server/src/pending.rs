@@ -46,6 +46,15 @@ impl Pending {
         }
     }
 
+    /// Copies a short payload: it may be a slice of a much larger receive buffer, and has to wait.
+    pub(crate) fn detach(&mut self) {
+        if let Command::Write { data, .. } = &mut self.command
+            && data.len() <= SHORT
+        {
+            *data = Bytes::copy_from_slice(data);
+        }
+    }
+
     /// The gate has let it pass; the ticket is released when it is over, however it ends.
     pub(crate) fn with_ticket(mut self, ticket: Ticket) -> Pending {
         self.answering.ticket = Some(ticket);
@@ -263,3 +272,6 @@ fn unfit() -> Failure {
         "the device gave an answer that does not fit the command",
     )
 }
+
+/// Longer payloads have buffers of their own.
+const SHORT: usize = 32 << 10;

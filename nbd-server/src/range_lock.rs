@@ -86,6 +86,14 @@ impl<O, T> RangeLock<O, T> {
         admission
     }
 
+    /// An operation that waits.
+    pub fn waiting_mut(&mut self, ticket: Ticket) -> Option<&mut T> {
+        let found = self
+            .entries
+            .binary_search_by_key(&ticket, |entry| entry.ticket);
+        self.entries.get_mut(found.ok()?)?.waiting.as_deref_mut()
+    }
+
     /// Ends an operation, whether it ran or not; returns those whose turn has come, in order of arrival.
     ///
     /// A ticket that is unknown (released before, or dropped) changes nothing.

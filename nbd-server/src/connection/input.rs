@@ -49,6 +49,9 @@ impl Input {
                 Ok(count) => {
                     if count == ask && self.window < LARGEST {
                         self.window *= 2;
+                    } else if count < ask / 8 && self.window > SMALLEST {
+                        // A payload that has to wait keeps the whole window it came in.
+                        self.window /= 2;
                     }
                     if !self.timed {
                         self.timed = true;
