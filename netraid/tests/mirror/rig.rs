@@ -255,9 +255,9 @@ impl Node {
     /// The bits of a resync are dropped once both disks were flushed after it.
     pub fn wait_for_no_dirty_bit(&self) {
         self.wait_for("the end of the dirty bits", || {
-            self.mirror
-                .view(|view| view.engine.dirty().is_empty())
-                .then_some(())
+            let gone =
+                |engine: &Engine| engine.dirty().is_empty() && engine.everything_is_durable();
+            self.mirror.view(|view| gone(view.engine)).then_some(())
         });
     }
 
