@@ -188,6 +188,8 @@ struct Leg {
     missing: crate::raid1::chunks::ChunkSet,
     /// Its bitmap must be written whole with the next commit.
     needs_whole_bitmap: bool,
+    /// The metadata version that says that it is in sync, once it is.
+    in_sync_from: u64,
     /// Why it was expelled or refused last, or why it needed a full resync.
     reason: Option<String>,
 }

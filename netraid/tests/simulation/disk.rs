@@ -33,7 +33,9 @@ pub enum MetadataStep {
 impl std::fmt::Debug for MetadataStep {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            MetadataStep::Page(page, bytes) => write!(f, "page {page} {:02x?}..", &bytes[..8.min(bytes.len())]),
+            MetadataStep::Page(page, bytes) => {
+                write!(f, "page {page} {:02x?}..", &bytes[..8.min(bytes.len())])
+            }
             MetadataStep::Superblock(record, state) => write!(f, "{record:?} {state:?}"),
         }
     }

@@ -65,15 +65,25 @@ fn every_schedule_keeps_the_promises() {
             });
         }
     });
-    let [steps, acknowledged, crashes, failovers, resyncs, refusals, unresolved] =
-        totals.map(AtomicU64::into_inner);
+    let [
+        steps,
+        acknowledged,
+        crashes,
+        failovers,
+        resyncs,
+        refusals,
+        unresolved,
+    ] = totals.map(AtomicU64::into_inner);
     let seconds = began.elapsed().as_secs_f64();
     println!(
         "{schedules} schedules in {seconds:.1} s ({:.0} a minute): {steps} steps, {acknowledged} writes acknowledged, \
          {crashes} crashes, {failovers} failovers, {resyncs} resyncs finished, {refusals} legs refused, {unresolved} left to an administrator",
         schedules as f64 / seconds * 60.0
     );
-    assert!(unresolved * 1000 <= schedules, "too many legs were refused for good: {unresolved}");
+    assert!(
+        unresolved * 1000 <= schedules,
+        "too many legs were refused for good: {unresolved}"
+    );
     // A simulation in which nothing happens proves nothing.
     for (what, count) in [
         ("acknowledged writes", acknowledged),

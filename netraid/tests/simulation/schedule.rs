@@ -78,6 +78,8 @@ struct World {
     states: Vec<LegState>,
     stopped: bool,
     errors: u64,
+    /// Legs that lost what was not flushed, since they were in sync last.
+    forgetful: Vec<bool>,
 }
 
 /// Runs the schedule named by `seed`; panics when a promise is broken.
@@ -130,6 +132,7 @@ impl World {
             states: vec![LegState::Absent; slots],
             stopped: false,
             errors: seed % 4,
+            forgetful: vec![false; slots],
         };
         world.start_source(0);
         world
@@ -222,7 +225,11 @@ impl World {
 
     /// Now and then nothing goes wrong for long enough.
     fn become_whole(&mut self) {
-        if self.engine.as_ref().is_none_or(|engine| engine.halted().is_some()) {
+        if self
+            .engine
+            .as_ref()
+            .is_none_or(|engine| engine.halted().is_some())
+        {
             return;
         }
         for slot in 0..self.shape.slots {
@@ -277,6 +284,7 @@ impl World {
             }
         }
         self.disks[slot].lose_power(&mut self.random);
+        self.forgetful[slot] = true;
     }
 
     /// Performs only a part of an operation.
@@ -345,9 +353,16 @@ impl World {
         // A leg that has just become equal may not say so on its disk yet: it would refuse to start. A node that went
         // on through its targets after its own disk was expelled must not start from that disk. And a leg may have
         // been told of a new generation that the others never heard of.
-        let startable: Vec<usize> =
-            in_sync.iter().copied().filter(|slot| self.is_newest(*slot)).collect();
-        let others: Vec<usize> = startable.iter().copied().filter(|slot| *slot != old).collect();
+        let startable: Vec<usize> = in_sync
+            .iter()
+            .copied()
+            .filter(|slot| self.is_newest(*slot))
+            .collect();
+        let others: Vec<usize> = startable
+            .iter()
+            .copied()
+            .filter(|slot| *slot != old)
+            .collect();
         let next = match others.as_slice() {
             [] if startable.is_empty() => self.newest(),
             [] => old,
@@ -356,10 +371,6 @@ impl World {
             }
             _ => old,
         };
-        // The last leg in sync may have lost its power with nobody left to tell.
-        if everything || (power && next == old) || startable.is_empty() {
-            self.application.forget_volatile();
-        }
         if next != old {
             self.tally.failovers += 1;
             // The new source opens its disk itself: what the dead one had queued there ends before or never.
@@ -377,17 +388,23 @@ impl World {
 
     /// The leg that no other is newer than, by its own metadata: what an administrator would be told to start.
     fn newest(&self) -> usize {
-        (0..self.shape.slots).find(|slot| self.is_newest(*slot)).expect("one leg is the newest")
+        (0..self.shape.slots)
+            .find(|slot| self.is_newest(*slot))
+            .expect("one leg is the newest")
     }
 
     fn is_newest(&self, slot: usize) -> bool {
         let record = |slot: usize| &self.disks[slot].record().generations;
-        let consistent = self.disks[slot].image().is_some_and(|image| image.is_consistent());
+        let consistent = self.disks[slot]
+            .image()
+            .is_some_and(|image| image.is_consistent());
         consistent
-            && (0..self.shape.slots).filter(|other| *other != slot).all(|other| {
-                let decision = decide(record(slot), slot, record(other), other);
-                !matches!(decision.verdict, Verdict::FromPeer(_))
-            })
+            && (0..self.shape.slots)
+                .filter(|other| *other != slot)
+                .all(|other| {
+                    let decision = decide(record(slot), slot, record(other), other);
+                    !matches!(decision.verdict, Verdict::FromPeer(_))
+                })
     }
 
     fn stop_and_start(&mut self) {
@@ -400,15 +417,15 @@ impl World {
         self.stopped = false;
         let engine = self.engine.take().unwrap();
         // A node whose own disk was expelled goes on through a target; its disk is behind from then on.
-        let in_sync = |slot: &usize| engine.state(Slot::new(*slot).unwrap()) == LegState::InSync;
-        let next = if in_sync(&self.source) {
+        let startable = |slot: &usize| {
+            engine.state(Slot::new(*slot).unwrap()) == LegState::InSync && self.is_newest(*slot)
+        };
+        let next = if startable(&self.source) {
             self.source
         } else {
-            (0..self.shape.slots).find(in_sync).unwrap_or_else(|| {
-                // The last leg in sync was lost, perhaps with its power.
-                self.application.forget_volatile();
-                self.newest()
-            })
+            (0..self.shape.slots)
+                .find(startable)
+                .unwrap_or_else(|| self.newest())
         };
         self.application.forget_questions();
         self.flights.retain(|flight| flight.outcome.is_none());
@@ -436,6 +453,9 @@ impl World {
         let ids = IdSource::new(self.random.next());
         let engine = Engine::assemble(self.shape, settings, local, image, ids, false)
             .expect("a leg that was in sync can be started");
+        if std::mem::take(&mut self.forgetful[slot]) {
+            self.application.forget_volatile();
+        }
         for (block, value) in self.disks[slot].cache.iter().enumerate() {
             self.application.expect_at_least(
                 block,
@@ -682,9 +702,12 @@ impl World {
         let states: Vec<LegState> = (0..self.shape.slots)
             .map(|slot| engine.state(Slot::new(slot).unwrap()))
             .collect();
-        for (before, after) in self.states.iter().zip(&states) {
+        for (slot, (before, after)) in self.states.iter().zip(&states).enumerate() {
             if *before == LegState::Finishing && *after == LegState::InSync {
                 self.tally.resyncs += 1;
+            }
+            if *after == LegState::InSync {
+                self.forgetful[slot] = false;
             }
         }
         self.states = states;
@@ -765,8 +788,15 @@ impl World {
     fn heal_and_compare(&mut self) {
         self.note(|| "all faults are mended".into());
         self.errors = 0;
-        self.run_until(|world| !world.application.is_waiting() && world.flights.is_empty(), "answered");
-        if self.engine.as_ref().is_some_and(|engine| engine.halted().is_some()) {
+        self.run_until(
+            |world| !world.application.is_waiting() && world.flights.is_empty(),
+            "answered",
+        );
+        if self
+            .engine
+            .as_ref()
+            .is_some_and(|engine| engine.halted().is_some())
+        {
             self.crash_source();
         }
         for slot in 0..self.shape.slots {

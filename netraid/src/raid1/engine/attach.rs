@@ -82,13 +82,13 @@ impl Engine {
         }
         generations.returned(local.number());
         let chunks = shape.chunks();
-        let away = generations.away;
         let legs = (0..shape.slots)
             .map(|_| Leg {
                 state: LegState::Absent,
                 record: LegRecord::default(),
                 missing: ChunkSet::empty(chunks),
                 needs_whole_bitmap: false,
+                in_sync_from: 0,
                 reason: None,
             })
             .collect();
@@ -100,9 +100,9 @@ impl Engine {
             now: 0,
             ids,
             generations,
-            members: Slot::first(shape.slots)
-                .filter(|slot| away[slot.number()] == Generation::NONE)
-                .collect(),
+            // All, also those that this leg knows to be away: it may itself have been left behind since, by a leg that
+            // was in sync with it. What is written now without that one gets a generation that it never heard of.
+            members: Slot::first(shape.slots).collect(),
             events: image.superblock.events,
             events_cleared: 0,
             clean: image.superblock.clean,
@@ -125,7 +125,6 @@ impl Engine {
         engine.legs[local.number()].state = LegState::InSync;
         if force && !consistent {
             // Forced data is like nobody else's.
-            engine.members = engine.slots().collect();
             engine.mint_if_needed();
         }
         // Others are away from now on, and the superblock says so before the first write.
@@ -222,7 +221,10 @@ impl Engine {
         let Some(leg) = self.leg_mut(slot) else {
             return;
         };
-        leg.reason = (amount == Amount::Full).then(|| format!("full resync: {rule}"));
+        // Otherwise the reason of its last expulsion stays: it is why this resync is needed.
+        if amount == Amount::Full {
+            leg.reason = Some(format!("full resync: {rule}"));
+        }
         leg.record = record;
         leg.state = LegState::Attaching;
         leg.needs_whole_bitmap = true;

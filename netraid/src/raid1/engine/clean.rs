@@ -87,6 +87,9 @@ impl Engine {
                 outcome: Err(failure),
             });
         } else {
+            // What was flushed may be gone from a leg that has left since it was written, but that leg's metadata looks
+            // as new as ours: from the answer on a generation of their own must tell the legs that were flushed.
+            self.mint_if_needed();
             self.answer_when_durable(flush.request, effects);
         }
     }
@@ -189,7 +192,8 @@ impl Engine {
         effects.push(Effect::Stopped);
     }
 
-    fn everything_is_durable(&self) -> bool {
+    /// Whether every attached leg's metadata says what is so now.
+    pub fn everything_is_durable(&self) -> bool {
         self.commit.durable == self.commit.version
             && !self.intent.has_changes()
             && !self

@@ -24,7 +24,9 @@ struct UnderWay {
     attaching: SlotSet,
     /// Legs whose record said that they are in sync.
     in_sync: SlotSet,
-    /// What the other legs get once the local leg has it.
+    /// The legs that get it first.
+    first: SlotSet,
+    /// What the other legs get once those have it.
     then: Vec<(Slot, Update)>,
 }
 
@@ -53,9 +55,11 @@ impl Engine {
             // The kernel takes a bitmap whose events are older than the superblock's for stale: keep them together.
             pages.insert(0);
         }
-        // A new superblock goes to the local leg first. Sent to all at once, a crash could leave a generation on a
-        // target that this node has never heard of, and the target would look newer although nothing was written.
-        let local_first = superblock && attached.contains(self.local);
+        let first = if superblock {
+            self.first_to_hear()
+        } else {
+            attached
+        };
         let mut then = Vec::new();
         let shared = self.page_contents(pages.iter().copied());
         for slot in attached.iter() {
@@ -72,10 +76,10 @@ impl Engine {
                 superblock,
             };
             self.legs[slot.number()].needs_whole_bitmap = false;
-            if local_first && slot != self.local {
-                then.push((slot, update));
-            } else {
+            if first.contains(slot) {
                 self.send_metadata(slot, update, effects);
+            } else {
+                then.push((slot, update));
             }
         }
         let version = self.commit.version;
@@ -89,8 +93,24 @@ impl Engine {
             waiting: attached,
             attaching: whole,
             in_sync,
+            first,
             then,
         });
+    }
+
+    /// The legs that get a new superblock before all others do.
+    ///
+    /// The local leg, if it is in sync: sent to all at once, a crash could leave a generation on a target that this node
+    /// has never heard of, and the target would look newer although nothing was written. Else the legs that are in sync:
+    /// a leg that was in sync may be about to be marked as being resynced (the local one, coming back), and before that
+    /// another must say durably that it is in sync, or a crash would leave none that can be started.
+    fn first_to_hear(&self) -> SlotSet {
+        let in_sync = self.in_sync();
+        if in_sync.contains(self.local) {
+            [self.local].into_iter().collect()
+        } else {
+            in_sync
+        }
     }
 
     fn send_metadata(&mut self, slot: Slot, update: Update, effects: &mut Vec<Effect>) {
@@ -176,11 +196,16 @@ impl Engine {
 
     /// The commit need not wait for this leg any longer.
     fn leg_has_metadata(&mut self, slot: Slot, effects: &mut Vec<Effect>) {
+        // A commit that ends because its last leg is gone is durable nowhere.
+        if self.halted.is_some() {
+            return;
+        }
         let Some(under_way) = &mut self.commit.under_way else {
             return;
         };
         under_way.waiting.remove(slot);
-        if slot == self.local {
+        under_way.first.remove(slot);
+        if under_way.first.is_empty() {
             for (slot, update) in std::mem::take(&mut under_way.then) {
                 self.send_metadata(slot, update, effects);
             }

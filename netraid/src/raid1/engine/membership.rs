@@ -30,6 +30,14 @@ impl Engine {
         self.intent.dirty()
     }
 
+    /// Whether the leg in `slot` is in sync and says so on its disk, so that a node could take over from it.
+    pub fn can_take_over(&self, slot: Slot) -> bool {
+        let leg = self.legs.get(slot.number());
+        leg.is_some_and(|leg| {
+            leg.state == LegState::InSync && leg.in_sync_from <= self.commit.durable
+        })
+    }
+
     /// Bytes that the leg in `slot` still misses while it is being resynced.
     pub fn missing(&self, slot: Slot) -> u64 {
         let chunks = self
@@ -169,6 +177,8 @@ impl Engine {
     }
 
     /// Mints a new generation if the legs that receive writes are fewer than those that share the current one.
+    ///
+    /// Nothing is answered with success before it is durable.
     pub(super) fn mint_if_needed(&mut self) {
         let in_sync = self.in_sync();
         if in_sync.is_empty() || self.members.without(in_sync).is_empty() {
@@ -183,6 +193,7 @@ impl Engine {
         self.generations.mint(new, absent.into_iter());
         self.members = in_sync;
         self.superblock_changed();
+        self.commit.answer_from = self.commit.version;
     }
 
     /// The superblocks and records on disk no longer say what is so.

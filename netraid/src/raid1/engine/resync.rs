@@ -109,9 +109,12 @@ impl Engine {
 
     /// Starts as many pieces as the window and the rate allow, and finishes legs that miss nothing.
     pub(super) fn pump_resync(&mut self, effects: &mut Vec<Effect>) {
+        // Nothing can be written down any more: a leg that became equal now could not say so on its disk.
+        if self.halted.is_some() {
+            return;
+        }
         self.finish_complete_legs(effects);
-        if self.resync.paused || self.stopping || self.halted.is_some() || self.in_sync().is_empty()
-        {
+        if self.resync.paused || self.stopping {
             return;
         }
         let busy = self.jobs.len() > self.resync.under_way;
@@ -467,6 +470,9 @@ impl Engine {
             self.leg_failed(slot, format!("failed a flush: {}", failure.why), effects);
             return;
         }
+        if self.halted.is_some() {
+            return;
+        }
         // A write that failed meanwhile may have sent it back to be copied to.
         let Some(leg) = self
             .leg_mut(slot)
@@ -477,6 +483,10 @@ impl Engine {
         leg.state = LegState::InSync;
         self.members.insert(slot);
         self.superblock_changed();
+        let version = self.commit.version;
+        if let Some(leg) = self.leg_mut(slot) {
+            leg.in_sync_from = version;
+        }
     }
 }
 
