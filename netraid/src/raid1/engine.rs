@@ -188,6 +188,8 @@ struct Leg {
     missing: crate::raid1::chunks::ChunkSet,
     /// Its bitmap must be written whole with the next commit.
     needs_whole_bitmap: bool,
+    /// The flush after which it is in sync, if nothing comes in between.
+    last_flush: Option<OperationId>,
     /// The metadata version that says that it is in sync, once it is.
     in_sync_from: u64,
     /// Why it was expelled or refused last, or why it needed a full resync.
@@ -248,6 +250,8 @@ pub struct Engine {
     unlaunched: VecDeque<JobId>,
     /// Writes that are over but may not be answered before an expulsion is durable.
     unanswered: Vec<(RequestId, u64)>,
+    /// A flush of our own failed on the last leg in sync: the application's next flush has to fail as well.
+    untold: Option<Failure>,
     /// Why no write can be taken any more.
     halted: Option<String>,
     stopping: bool,
@@ -278,6 +282,9 @@ impl Engine {
     /// Takes one event at time `now` (milliseconds, never going back) and adds what has to be done to `effects`.
     pub fn handle(&mut self, event: Event, now: u64, effects: &mut Vec<Effect>) {
         self.now = self.now.max(now);
+        if self.stopped {
+            return refuse(event, effects);
+        }
         match event {
             Event::Submit { request, command } => self.submit(request, command, effects),
             Event::Done { operation, outcome } => self.operation_done(operation, outcome, effects),
@@ -385,8 +392,8 @@ impl Engine {
         match operation.purpose {
             Purpose::Job(job) => self.job_operation_done(job, slot, outcome, effects),
             Purpose::Commit => self.commit_operation_done(slot, outcome, effects),
-            Purpose::CleanFlush => self.clean_flush_done(slot, outcome, effects),
-            Purpose::FinishFlush => self.finish_flush_done(slot, outcome, effects),
+            Purpose::CleanFlush => self.clean_flush_done(id, slot, outcome, effects),
+            Purpose::FinishFlush => self.finish_flush_done(id, slot, outcome, effects),
         }
     }
 
@@ -440,13 +447,20 @@ impl Engine {
         self.tick_cleaning(effects);
     }
 
-    fn send(&mut self, slot: Slot, purpose: Purpose, command: Command, effects: &mut Vec<Effect>) {
+    fn send(
+        &mut self,
+        slot: Slot,
+        purpose: Purpose,
+        command: Command,
+        effects: &mut Vec<Effect>,
+    ) -> OperationId {
         let operation = self.operation(slot, purpose);
         effects.push(Effect::Leg {
             operation,
             slot,
             command,
         });
+        operation
     }
 
     fn operation(&mut self, slot: Slot, purpose: Purpose) -> OperationId {
@@ -506,6 +520,26 @@ impl Engine {
             at = next;
         }
         extents
+    }
+}
+
+/// The mirror is stopped: its legs may belong to another node by now, so nothing may be sent to them any more.
+fn refuse(event: Event, effects: &mut Vec<Effect>) {
+    let why = "the mirror is stopped";
+    match event {
+        Event::Submit { request, .. } => effects.push(Effect::Answer {
+            request,
+            outcome: Err(Failure::new(Errno::ESHUTDOWN, why)),
+        }),
+        Event::Attach { slot, .. } => effects.push(Effect::Expel {
+            slot,
+            reason: why.into(),
+        }),
+        Event::Done { .. }
+        | Event::Lost { .. }
+        | Event::Tick
+        | Event::PauseResync(_)
+        | Event::Stop => {}
     }
 }
 

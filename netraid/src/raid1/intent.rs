@@ -87,6 +87,16 @@ impl Intent {
         durable
     }
 
+    /// Sets the bits of all chunks of the aligned groups of `group` chunks in which `chunks` lie, beforehand.
+    ///
+    /// A bit too many is always safe; it costs copying after a crash, until the cleaning cycle drops it.
+    pub fn set_around(&mut self, chunks: Range<u64>, group: u64) {
+        let start = chunks.start / group * group;
+        for chunk in start..chunks.end.next_multiple_of(group).min(self.wanted.chunks()) {
+            self.set(chunk);
+        }
+    }
+
     /// A write to `chunks` has ended on every leg that it went to.
     pub fn release(&mut self, chunks: Range<u64>) {
         for chunk in chunks {
@@ -214,6 +224,35 @@ mod tests {
         );
         assert!(!intent.is_durable(3..4));
         assert!(intent.is_durable(4..5));
+    }
+
+    #[test]
+    fn bits_set_beforehand_are_dropped_unless_they_were_needed() {
+        let mut intent = Intent::new(ChunkSet::empty(30));
+        intent.hold(9..10);
+        intent.set_around(9..10, 8);
+        assert_eq!(
+            intent.dirty().iter().collect::<Vec<_>>(),
+            (8..16).collect::<Vec<_>>()
+        );
+        intent.set_around(29..30, 8);
+        assert_eq!(
+            intent.dirty().count(),
+            14,
+            "the last group is cut off at the end"
+        );
+        intent.begin_commit();
+        intent.end_commit();
+        assert!(
+            intent.hold(12..13),
+            "a neighbour needs no commit of its own"
+        );
+        intent.begin_cleaning();
+        intent.release(9..10);
+        intent.release(12..13);
+        intent.begin_cleaning();
+        let quiet = intent.begin_cleaning();
+        assert_eq!(intent.drop_bits(&quiet), 14);
     }
 
     #[test]

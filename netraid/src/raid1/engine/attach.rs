@@ -88,6 +88,7 @@ impl Engine {
                 record: LegRecord::default(),
                 missing: ChunkSet::empty(chunks),
                 needs_whole_bitmap: false,
+                last_flush: None,
                 in_sync_from: 0,
                 reason: None,
             })
@@ -118,6 +119,7 @@ impl Engine {
             next_operation: 0,
             unlaunched: VecDeque::new(),
             unanswered: Vec::new(),
+            untold: None,
             halted: None,
             stopping: false,
             stopped: false,

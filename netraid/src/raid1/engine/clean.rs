@@ -2,6 +2,8 @@
 
 use super::*;
 
+use std::collections::BTreeSet;
+
 use crate::raid1::chunks::ChunkSet;
 
 /// One flush of the application.
@@ -11,6 +13,8 @@ pub(super) struct FlushJob {
     waiting: SlotSet,
     done: SlotSet,
     failure: Option<Failure>,
+    /// A flush failed on the leg that has to have everything: what was written before is in doubt.
+    doomed: bool,
 }
 
 /// The cleaning cycle.
@@ -23,18 +27,27 @@ pub(super) struct Cleaning {
 #[derive(Debug)]
 struct Cycle {
     quiet: ChunkSet,
-    waiting: SlotSet,
+    /// The flushes that are not over.
+    waiting: BTreeSet<OperationId>,
 }
 
 impl Engine {
     /// A flush reaches every leg that is in sync, or will be once its own last flush is over.
     pub(super) fn start_flush(&mut self, request: RequestId, effects: &mut Vec<Effect>) {
+        if let Some(failure) = self.untold.take() {
+            effects.push(Effect::Answer {
+                request,
+                outcome: Err(failure),
+            });
+            return;
+        }
         let waiting = self.slots_in(&[LegState::InSync, LegState::Finishing]);
         let job = FlushJob {
             request,
             waiting,
             done: SlotSet::EMPTY,
             failure: None,
+            doomed: false,
         };
         let job = self.new_job(Job::Flush(job));
         for slot in waiting.iter() {
@@ -57,11 +70,8 @@ impl Engine {
         match outcome {
             Ok(_) => flush.done.insert(slot),
             Err(failure) => {
-                let reason = format!("failed a flush: {}", failure.why);
-                flush.failure = Some(failure);
-                if self.state(slot) != LegState::Absent {
-                    self.leg_failed(slot, reason, effects);
-                }
+                flush.failure = Some(failure.clone());
+                self.flush_failed(slot, failure, effects);
             }
         }
         self.finish_flush(job, effects);
@@ -74,7 +84,7 @@ impl Engine {
         if !flush.waiting.is_empty() {
             return;
         }
-        let reached = !flush.done.and(self.in_sync()).is_empty();
+        let reached = !flush.doomed && !flush.done.and(self.in_sync()).is_empty();
         let Some(Job::Flush(flush)) = self.jobs.remove(&job) else {
             return;
         };
@@ -91,6 +101,32 @@ impl Engine {
             // as new as ours: from the answer on a generation of their own must tell the legs that were flushed.
             self.mint_if_needed();
             self.answer_when_durable(flush.request, effects);
+        }
+    }
+
+    /// A leg that fails a flush is expelled. The last leg in sync is kept, but it may have dropped what it could not
+    /// write (Linux does with its page cache), and it does not say which blocks: all that is dirty is suspect.
+    fn flush_failed(&mut self, slot: Slot, failure: Failure, effects: &mut Vec<Effect>) {
+        if self.state(slot) == LegState::Absent {
+            return;
+        }
+        if !self.is_last_in_sync(slot) {
+            self.leg_failed(slot, format!("failed a flush: {}", failure.why), effects);
+            return;
+        }
+        self.abandon_cleaning();
+        let suspects = self.intent.dirty().clone();
+        self.copy_again(&suspects);
+        let mut told = false;
+        for job in self.jobs.values_mut() {
+            if let Job::Flush(flush) = job {
+                flush.doomed = true;
+                flush.failure.get_or_insert_with(|| failure.clone());
+                told = true;
+            }
+        }
+        if !told {
+            self.untold = Some(failure);
         }
     }
 
@@ -117,29 +153,36 @@ impl Engine {
         if quiet.is_empty() && (self.clean || !self.intent.untouched()) {
             return;
         }
-        let waiting = self.receiving();
+        let waiting = self
+            .receiving()
+            .iter()
+            .map(|slot| self.send(slot, Purpose::CleanFlush, Command::Flush, effects))
+            .collect();
         self.cleaning.under_way = Some(Cycle { quiet, waiting });
-        for slot in waiting.iter() {
-            self.send(slot, Purpose::CleanFlush, Command::Flush, effects);
-        }
     }
 
     pub(super) fn clean_flush_done(
         &mut self,
+        flush: OperationId,
         slot: Slot,
         outcome: Outcome,
         effects: &mut Vec<Effect>,
     ) {
         if let Err(failure) = outcome {
             self.abandon_cleaning();
-            self.leg_failed(slot, format!("failed a flush: {}", failure.why), effects);
+            if self.stopping && self.is_last_in_sync(slot) {
+                // Trying again and again would keep it from ever being stopped. It is left as it is, not clean.
+                let why = &failure.why;
+                self.halt(format!("leg {slot} failed a flush while being stopped: {why}"));
+            }
+            self.flush_failed(slot, failure, effects);
             return;
         }
         let Some(cycle) = &mut self.cleaning.under_way else {
             return;
         };
-        cycle.waiting.remove(slot);
-        if !cycle.waiting.is_empty() {
+        // One of a cycle that was given up is not waited for.
+        if !cycle.waiting.remove(&flush) || !cycle.waiting.is_empty() {
             return;
         }
         let Some(cycle) = self.cleaning.under_way.take() else {
@@ -160,18 +203,20 @@ impl Engine {
         }
     }
 
-    /// A leg failed or joined: what the flushes promised no longer covers every leg.
+    /// A leg failed or joined: what the flushes promised no longer covers every leg. Those under way are not forgotten:
+    /// should one fail, what it could not write may be gone.
     pub(super) fn abandon_cleaning(&mut self) {
         self.cleaning.under_way = None;
-        self.operations
-            .retain(|_, operation| operation.purpose != Purpose::CleanFlush);
     }
 
     /// While stopping: once nothing is under way, clean up and say so.
     pub(super) fn proceed_stop(&mut self, effects: &mut Vec<Effect>) {
+        let flushing = |operation: &Operation| {
+            matches!(operation.purpose, Purpose::CleanFlush | Purpose::FinishFlush)
+        };
         let busy = !self.jobs.is_empty()
             || !self.unanswered.is_empty()
-            || self.cleaning.under_way.is_some();
+            || self.operations.values().any(flushing);
         if !self.stopping || self.stopped || busy {
             return;
         }

@@ -14,7 +14,49 @@ pub(super) struct CommitState {
     /// No write may be answered before this version is durable.
     pub(super) answer_from: u64,
     under_way: Option<UnderWay>,
+    /// How often bits had to be written lately.
+    pub(super) pace: Pace,
 }
+
+/// Decides how many neighbouring bits to set with one that is needed.
+///
+/// A load that touches chunk after chunk waits for a commit at each; the more commits there are, the more bits each of
+/// them carries. A quiet load sets only what it needs.
+#[derive(Debug, Default)]
+pub(super) struct Pace {
+    since: u64,
+    commits: u64,
+}
+
+impl Pace {
+    /// The size of the group whose bits are set together: a power of two, 1 to [`MOST_AT_ONCE`] chunks.
+    pub(super) fn group(&self, now: u64) -> u64 {
+        if now.saturating_sub(self.since) > PACE_WINDOW {
+            return 1;
+        }
+        (self.commits / COMMITS_PER_STEP)
+            .max(1)
+            .next_power_of_two()
+            .min(MOST_AT_ONCE)
+    }
+
+    fn note_commit(&mut self, now: u64) {
+        if now.saturating_sub(self.since) > PACE_WINDOW {
+            *self = Pace {
+                since: now,
+                commits: 0,
+            };
+        }
+        self.commits += 1;
+    }
+}
+
+/// Milliseconds over which commits are counted.
+const PACE_WINDOW: u64 = 1000;
+/// So many commits in the window let the group grow by one chunk.
+const COMMITS_PER_STEP: u64 = 16;
+/// Most chunks in a group.
+const MOST_AT_ONCE: u64 = 64;
 
 #[derive(Debug)]
 struct UnderWay {
@@ -51,6 +93,9 @@ impl Engine {
             self.events += 1;
         }
         let mut pages = self.intent.begin_commit();
+        if !pages.is_empty() {
+            self.commit.pace.note_commit(self.now);
+        }
         if superblock {
             // The kernel takes a bitmap whose events are older than the superblock's for stale: keep them together.
             pages.insert(0);

@@ -146,6 +146,7 @@ impl Engine {
         leg.state = LegState::Absent;
         leg.reason = Some(reason.clone());
         leg.needs_whole_bitmap = false;
+        leg.last_flush = None;
         leg.missing.clear();
         self.forget_copies_to(slot);
         effects.push(Effect::Expel { slot, reason });

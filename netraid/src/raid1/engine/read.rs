@@ -68,6 +68,18 @@ impl Engine {
         let Some(Job::Read(read)) = self.jobs.get(&job) else {
             return;
         };
+        let outcome = match (&read.command, outcome) {
+            (Command::Read { length, .. }, Ok(Answer::Data(data)))
+                if data.len() == *length as usize =>
+            {
+                Ok(Answer::Data(data))
+            }
+            (Command::Read { .. }, Ok(_)) => Err(Failure::new(
+                Errno::EIO,
+                "its answer has the wrong length",
+            )),
+            (_, outcome) => outcome,
+        };
         match outcome {
             Ok(answer) => {
                 let request = read.request;

@@ -154,8 +154,10 @@ impl Engine {
             return true;
         }
         let elapsed = self.now.saturating_sub(self.resync.allowance_at);
-        self.resync.allowance_at = self.now;
         let gained = rate.saturating_mul(elapsed) / 1000;
+        if gained > 0 {
+            self.resync.allowance_at = self.now;
+        }
         // At most a second's worth is saved up, and at least one piece can be.
         let most = rate.max(self.settings.resync_piece);
         self.resync.allowance = self.resync.allowance.saturating_add(gained).min(most);
@@ -425,25 +427,23 @@ impl Engine {
         }
     }
 
-    /// A write failed on the leg that resyncs read from, and may have reached the legs being resynced.
-    pub(super) fn copy_again(&mut self, chunks: std::ops::Range<u64>) {
+    /// The leg that resyncs read from may have something else in these chunks than what it was sent, and the legs being
+    /// resynced were sent the same.
+    pub(super) fn copy_again(&mut self, chunks: &crate::raid1::chunks::ChunkSet) {
         for slot in self
             .slots_in(&[LegState::Resync, LegState::Finishing])
             .iter()
         {
             let leg = &mut self.legs[slot.number()];
-            leg.state = LegState::Resync;
             // A last flush that is under way came too early.
-            self.operations.retain(|_, operation| {
-                (operation.slot, operation.purpose) != (slot, Purpose::FinishFlush)
-            });
-            let leg = &mut self.legs[slot.number()];
-            for chunk in chunks.clone() {
-                leg.missing.insert(chunk);
-            }
+            leg.last_flush = None;
+            leg.state = LegState::Resync;
+            leg.missing.unite(chunks);
         }
-        for (_, partial) in self.resync.chunks.range_mut(chunks) {
-            partial.targets = SlotSet::EMPTY;
+        for (chunk, partial) in &mut self.resync.chunks {
+            if chunks.contains(*chunk) {
+                partial.targets = SlotSet::EMPTY;
+            }
         }
     }
 
@@ -455,17 +455,21 @@ impl Engine {
             }
             // From here on the application's own flushes reach this leg too: what is flushed before it is in sync
             // must be on its disk when it is.
-            self.legs[slot.number()].state = LegState::Finishing;
-            self.send(slot, Purpose::FinishFlush, Command::Flush, effects);
+            let flush = self.send(slot, Purpose::FinishFlush, Command::Flush, effects);
+            let leg = &mut self.legs[slot.number()];
+            leg.state = LegState::Finishing;
+            leg.last_flush = Some(flush);
         }
     }
 
     pub(super) fn finish_flush_done(
         &mut self,
+        flush: OperationId,
         slot: Slot,
         outcome: Outcome,
         effects: &mut Vec<Effect>,
     ) {
+        // Also one that does not count any more: what it could not write may be gone.
         if let Err(failure) = outcome {
             self.leg_failed(slot, format!("failed a flush: {}", failure.why), effects);
             return;
@@ -473,13 +477,14 @@ impl Engine {
         if self.halted.is_some() {
             return;
         }
-        // A write that failed meanwhile may have sent it back to be copied to.
+        // A failure meanwhile may have sent it back to be copied to.
         let Some(leg) = self
             .leg_mut(slot)
-            .filter(|leg| leg.state == LegState::Finishing)
+            .filter(|leg| leg.last_flush == Some(flush))
         else {
             return;
         };
+        leg.last_flush = None;
         leg.state = LegState::InSync;
         self.members.insert(slot);
         self.superblock_changed();

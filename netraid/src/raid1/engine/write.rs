@@ -67,7 +67,12 @@ impl Engine {
         }
         write.holding = true;
         let chunks = self.shape.chunks_of(write.offset, write.length);
-        let durable = self.intent.hold(chunks);
+        let durable = self.intent.hold(chunks.clone());
+        if !durable && self.in_sync().count() == self.legs.len() {
+            // Not while a leg is away: then no bit can be dropped until it returns, and each is copied to it.
+            let group = self.commit.pace.group(self.now);
+            self.intent.set_around(chunks, group);
+        }
         if self.clean {
             self.clean = false;
             self.superblock_changed();
@@ -137,7 +142,11 @@ impl Engine {
                 }
                 if self.state(slot) == LegState::InSync {
                     // The last leg in sync failed it and is kept: it failed, whatever other legs made of it.
-                    self.copy_again(chunks);
+                    let mut again = crate::raid1::chunks::ChunkSet::empty(self.shape.chunks());
+                    for chunk in chunks {
+                        again.insert(chunk);
+                    }
+                    self.copy_again(&again);
                     if let Some(Job::Write(write)) = self.jobs.get_mut(&job) {
                         write.refused = true;
                     }
