@@ -98,11 +98,10 @@ fn leg(slot: Slot, node: String, disk: &str, engine: &Engine, keepers: &Keepers)
 fn resync(progress: &Progress) -> ResyncStatus {
     let done = progress.copied;
     let whole = done + progress.left;
-    let speed = if progress.elapsed == 0 {
-        0
-    } else {
-        done.saturating_mul(1000) / progress.elapsed
-    };
+    let speed = done
+        .saturating_mul(1000)
+        .checked_div(progress.elapsed)
+        .unwrap_or(0);
     ResyncStatus {
         copied: done,
         sent: progress.sent,

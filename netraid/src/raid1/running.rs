@@ -46,6 +46,9 @@ struct Core {
     stopped: bool,
 }
 
+/// Told that the leg in a slot was cut off, and why.
+pub type OnExpel = Box<dyn Fn(Slot, &str) + Send + Sync>;
+
 /// A mirror whose source is this node.
 pub struct Mirror {
     shape: Shape,
@@ -55,17 +58,12 @@ pub struct Mirror {
     stopped: Condvar,
     legs: Vec<Mutex<Option<Arc<Attached>>>>,
     /// Told that the leg in a slot was cut off, and why.
-    on_expel: Box<dyn Fn(Slot, &str) + Send + Sync>,
+    on_expel: OnExpel,
 }
 
 impl Mirror {
     /// Puts `engine` to work on its local leg, which was read from `link`.
-    pub fn start(
-        engine: Engine,
-        link: Link,
-        metadata: Metadata,
-        on_expel: Box<dyn Fn(Slot, &str) + Send + Sync>,
-    ) -> Arc<Mirror> {
+    pub fn start(engine: Engine, link: Link, metadata: Metadata, on_expel: OnExpel) -> Arc<Mirror> {
         let (shape, local) = (engine.shape(), engine.local());
         let legs = (0..shape.slots).map(|_| Mutex::new(None)).collect();
         let core = Core {
