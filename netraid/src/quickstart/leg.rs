@@ -213,7 +213,12 @@ mod tests {
             .write_all_at(b"x", data + place)
             .unwrap();
         let mut done = 0;
-        let found = one.differences(&two, |bytes| Ok(done += bytes)).unwrap();
+        let found = one
+            .differences(&two, |bytes| {
+                done += bytes;
+                Ok(())
+            })
+            .unwrap();
         assert_eq!(
             (found.first, found.chunks.as_slice(), done),
             (Some(place), &[3][..], one.size)

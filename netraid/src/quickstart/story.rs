@@ -95,10 +95,6 @@ fn stay(scene: &mut Scene) -> Result<()> {
             "  what md says of it:  mdadm --examine {}",
             node.disk.display()
         ),
-        format!(
-            "                       mdadm --examine-bitmap {}",
-            node.disk.display()
-        ),
     ];
     scene.teller.announce("up", &[("uri", &uri)]);
     for line in lines {

@@ -194,7 +194,7 @@ impl Bar {
             ""
         };
         let template = format!(
-            "   {{msg}} {{bar:30{colour}}} {{percent:>3}} % {{bytes}} of {{total_bytes}}, {{eta}} left"
+            "   {{msg}} {{bar:20{colour}}} {{percent:>3}} % of {{total_bytes}}, {{eta}} left"
         );
         if let Ok(style) = ProgressStyle::with_template(&template) {
             bar.set_style(style);

@@ -62,10 +62,10 @@ pub(super) fn crash(scene: &mut Scene, plot: &Plot) -> Result<()> {
             unmarked.len()
         );
     }
-    scene.teller.say(&format!(
-        "the disks differ in {} chunks, and each of them is marked in the bitmap",
-        found.chunks.len()
-    ));
+    scene.teller.say(&match found.chunks.len() {
+        0 => "the disks happen not to differ".to_owned(),
+        differ => format!("the disks differ in {differ} chunks, each of them marked in the bitmap"),
+    });
     scene.teller.number("acknowledged_writes", acknowledged);
     scene.teller.number("unknown_writes", unknown);
     scene.teller.number("different_chunks", found.chunks.len());
