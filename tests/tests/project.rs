@@ -399,6 +399,16 @@ fn every_subcommand_and_option_of_the_readme_is_in_the_help_of_its_program() {
 }
 
 #[test]
+fn every_configuration_among_the_examples_is_understood() {
+    for name in tracked_files() {
+        if name.starts_with("examples/") && name.ends_with(".toml") {
+            let read = nbd_server::config::Config::read(&root().join(&name));
+            read.unwrap_or_else(|error| panic!("{error}"));
+        }
+    }
+}
+
+#[test]
 fn scripts_are_valid_shell() {
     for name in tracked_files() {
         if name.ends_with(".sh") || name == ".ci/run" {
