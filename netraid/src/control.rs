@@ -97,8 +97,14 @@ pub fn ask(folder: &Path, tag: &str, request: &Request) -> Result<Response, Cont
         path,
         error,
     })?;
-    let line = exchange(&mut stream, request).map_err(|error| ControlError::NoAnswer { tag: tag.into(), error })?;
-    serde_json::from_str(&line).map_err(|error| ControlError::Garbled { tag: tag.into(), error })
+    let line = exchange(&mut stream, request).map_err(|error| ControlError::NoAnswer {
+        tag: tag.into(),
+        error,
+    })?;
+    serde_json::from_str(&line).map_err(|error| ControlError::Garbled {
+        tag: tag.into(),
+        error,
+    })
 }
 
 fn exchange(stream: &mut UnixStream, request: &Request) -> io::Result<String> {
@@ -109,5 +115,9 @@ fn exchange(stream: &mut UnixStream, request: &Request) -> io::Result<String> {
     stream.write_all(line.as_bytes())?;
     let mut answer = String::new();
     BufReader::new(stream.take(MAX_LINE)).read_line(&mut answer)?;
-    if answer.ends_with('\n') { Ok(answer) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+    if answer.ends_with('\n') {
+        Ok(answer)
+    } else {
+        Err(io::ErrorKind::UnexpectedEof.into())
+    }
 }
