@@ -1,3 +1,5 @@
+//! Tests of the file device: real files, holes, slow disks, lost writes.
+
 use std::sync::mpsc;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Tests of the range lock against a naive model.
+
 use super::*;
 use proptest::prelude::*;
 

@@ -1,3 +1,5 @@
+//! Tests of the text that people read.
+
 use super::*;
 use crate::status::{ResyncEnd, SCHEMA};
 
