@@ -119,7 +119,7 @@ pub enum Event {
         /// Why, in words.
         reason: String,
     },
-    /// Time has passed.
+    /// Time has passed; expected a few times a second.
     Tick,
     /// Stop or continue copying.
     PauseResync(bool),
@@ -219,6 +219,8 @@ struct Operation {
     slot: Slot,
     purpose: Purpose,
     deadline: u64,
+    /// The deadline was put off because this process, not the leg, stood still.
+    put_off: bool,
 }
 
 /// One mirror on the node that is its source.
@@ -229,6 +231,7 @@ pub struct Engine {
     local: Slot,
     legs: Vec<Leg>,
     now: u64,
+    last_tick: u64,
     ids: IdSource,
     generations: Generations,
     /// The slots whose legs were written under the current generation.
@@ -250,7 +253,7 @@ pub struct Engine {
     unlaunched: VecDeque<JobId>,
     /// Writes that are over but may not be answered before an expulsion is durable.
     unanswered: Vec<(RequestId, u64)>,
-    /// A flush of our own failed on the last leg in sync: the application's next flush has to fail as well.
+    /// A flush failed on the last leg in sync, and no flush of the application has been answered with it yet.
     untold: Option<Failure>,
     /// Why no write can be taken any more.
     halted: Option<String>,
@@ -415,6 +418,9 @@ impl Engine {
 
     /// Starts everything that the last event made possible.
     fn settle(&mut self, effects: &mut Vec<Effect>) {
+        if self.halted.is_some() {
+            self.fail_unlaunched(effects);
+        }
         self.start_runnable(effects);
         self.pump_resync(effects);
         self.proceed_stop(effects);
@@ -433,6 +439,17 @@ impl Engine {
     }
 
     fn tick(&mut self, effects: &mut Vec<Effect>) {
+        // Stopped or starved for a while, this process finds replies waiting for it: that is no leg's fault. Only once
+        // for each operation, so that a slow clock can't keep a dead leg for ever.
+        let since = self.now.saturating_sub(self.last_tick);
+        self.last_tick = self.now;
+        if since > STOOD_STILL {
+            for operation in self.operations.values_mut() {
+                if !std::mem::replace(&mut operation.put_off, true) {
+                    operation.deadline = operation.deadline.saturating_add(since);
+                }
+            }
+        }
         let late: Vec<Slot> = self
             .operations
             .values()
@@ -477,6 +494,7 @@ impl Engine {
                 slot,
                 purpose,
                 deadline: self.now.saturating_add(patience),
+                put_off: false,
             },
         );
         id
@@ -522,6 +540,9 @@ impl Engine {
         extents
     }
 }
+
+/// A tick that comes so many milliseconds after the last one shows that this process stood still.
+const STOOD_STILL: u64 = 2_000;
 
 /// The mirror is stopped: its legs may belong to another node by now, so nothing may be sent to them any more.
 fn refuse(event: Event, effects: &mut Vec<Effect>) {

@@ -1,6 +1,7 @@
 //! The application on the mirror: what it asked for, what it was told, and what it may therefore expect to read.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use bytes::Bytes;
 use nbd_protocol::command::{Answer, Command, Outcome};
@@ -12,8 +13,7 @@ use crate::random::Random;
 #[derive(Debug)]
 enum Asked {
     Write {
-        first: usize,
-        count: usize,
+        blocks: Range<usize>,
         fua: bool,
         number: u32,
     },
@@ -26,8 +26,23 @@ enum Asked {
     },
 }
 
+/// What an answer means for the legs.
+#[derive(Debug)]
+pub enum Learned {
+    /// These blocks are at least as new as this write on every leg in sync; with FUA on its stable storage too.
+    Written {
+        blocks: Range<usize>,
+        number: u32,
+        fua: bool,
+    },
+    /// Every block on stable storage is at least as new as this on every leg in sync.
+    Flushed(Vec<u32>),
+    /// Nothing is promised.
+    Nothing,
+}
+
 /// What is known of every block. Each write has a number; a zeroing is a write of a number that reads as zero, so
-/// zeroed blocks are compared by [`Application::order`].
+/// zeroed blocks are compared by the numbers of their zeroings.
 #[derive(Debug)]
 pub struct Application {
     asked: HashMap<RequestId, Asked>,
@@ -35,13 +50,13 @@ pub struct Application {
     /// For each block, the number of the last write that was answered with success.
     acknowledged: Vec<u32>,
     /// For each block, what must survive a power failure of everything.
-    pub durable: Vec<u32>,
-    /// For each block, the last write asked for.
-    issued: Vec<u32>,
+    durable: Vec<u32>,
     /// For each block, the numbers of the zeroings asked for.
     zeroings: Vec<Vec<u32>>,
     /// The number of every write issued to each block, to recognise values that nobody wrote there.
     writes: Vec<Vec<u32>>,
+    /// Blocks that the last leg in sync lost with a flush that failed; nobody has been told yet.
+    doubtful: Vec<bool>,
     pub acknowledged_writes: u64,
     next_number: u32,
 }
@@ -53,9 +68,9 @@ impl Application {
             next: 1,
             acknowledged: vec![0; blocks],
             durable: vec![0; blocks],
-            issued: vec![0; blocks],
             zeroings: vec![Vec::new(); blocks],
             writes: vec![Vec::new(); blocks],
+            doubtful: vec![false; blocks],
             acknowledged_writes: 0,
             next_number: 1,
         }
@@ -63,90 +78,80 @@ impl Application {
 
     /// A request of its own choosing.
     pub fn ask(&mut self, random: &mut Random) -> (RequestId, Command) {
-        let blocks = self.issued.len() as u64;
+        let blocks = self.acknowledged.len() as u64;
         let request = self.next;
         self.next += 1;
-        let count = 1 + random.below(6.min(blocks));
+        let most = if random.chance(8) { blocks } else { 6 };
+        let count = 1 + random.below(most.min(blocks));
         let first = random.below(blocks - count + 1);
         let (offset, length) = (first * BLOCK, count * BLOCK);
-        let (first, count) = (first as usize, count as usize);
-        let command = match random.below(10) {
+        let blocks = first as usize..(first + count) as usize;
+        let (asked, command) = match random.below(10) {
             0..=4 => {
                 let fua = random.chance(15);
-                let number = self.issue(first, count, false);
-                self.asked.insert(
-                    request,
+                let number = self.issue(blocks.clone(), false);
+                let data = Bytes::from(number.to_le_bytes().repeat(blocks.len()));
+                (
                     Asked::Write {
-                        first,
-                        count,
+                        blocks,
                         fua,
                         number,
                     },
-                );
-                Command::Write {
-                    offset,
-                    data: Bytes::from(number.to_le_bytes().repeat(count)),
-                    fua,
-                }
+                    Command::Write { offset, data, fua },
+                )
             }
             5 => {
-                let number = self.issue(first, count, true);
-                self.asked.insert(
-                    request,
-                    Asked::Write {
-                        first,
-                        count,
-                        fua: false,
-                        number,
-                    },
-                );
-                if random.chance(50) {
+                let fua = random.chance(15);
+                let number = self.issue(blocks.clone(), true);
+                let command = if random.chance(50) {
                     Command::Trim {
                         offset,
                         length,
-                        fua: false,
+                        fua,
                     }
                 } else {
                     Command::WriteZeroes {
                         offset,
                         length,
-                        fua: false,
+                        fua,
                         no_hole: random.chance(50),
                         fast: false,
                     }
-                }
-            }
-            6..=7 => {
-                self.asked.insert(
-                    request,
-                    Asked::Read {
-                        first,
-                        floor: self.acknowledged[first..first + count].to_vec(),
+                };
+                (
+                    Asked::Write {
+                        blocks,
+                        fua,
+                        number,
                     },
-                );
+                    command,
+                )
+            }
+            6..=7 => (
+                Asked::Read {
+                    first: blocks.start,
+                    floor: blocks.map(|block| self.floor(block)).collect(),
+                },
                 Command::Read {
                     offset,
                     length: length as u32,
-                }
-            }
-            _ => {
-                self.asked.insert(
-                    request,
-                    Asked::Flush {
-                        floor: self.acknowledged.clone(),
-                    },
-                );
-                Command::Flush
-            }
+                },
+            ),
+            _ => (
+                Asked::Flush {
+                    floor: self.acknowledged.clone(),
+                },
+                Command::Flush,
+            ),
         };
+        self.asked.insert(request, asked);
         (request, command)
     }
 
-    fn issue(&mut self, first: usize, count: usize, zero: bool) -> u32 {
+    fn issue(&mut self, blocks: Range<usize>, zero: bool) -> u32 {
         let number = self.next_number;
         self.next_number += 1;
-        for block in first..first + count {
-            self.issued[block] = number;
+        for block in blocks {
             if zero {
                 self.zeroings[block].push(number)
             } else {
@@ -156,12 +161,8 @@ impl Application {
         number
     }
 
-    /// Takes the answer to `request`; for a write that succeeded, returns its blocks and its number.
-    pub fn answered(
-        &mut self,
-        request: RequestId,
-        outcome: &Outcome,
-    ) -> Option<(std::ops::Range<usize>, u32)> {
+    /// Takes the answer to `request` and says what it promises.
+    pub fn answered(&mut self, request: RequestId, outcome: &Outcome) -> Learned {
         let asked = self
             .asked
             .remove(&request)
@@ -169,47 +170,56 @@ impl Application {
         match (asked, outcome) {
             (
                 Asked::Write {
-                    first,
-                    count,
+                    blocks,
                     fua,
                     number,
                 },
                 Ok(_),
             ) => {
                 self.acknowledged_writes += 1;
-                for block in first..first + count {
-                    self.acknowledged[block] = self.acknowledged[block].max(number);
+                for block in blocks.clone() {
+                    if number > self.acknowledged[block] {
+                        self.acknowledged[block] = number;
+                        self.doubtful[block] = false;
+                    }
                     if fua {
                         self.durable[block] = self.durable[block].max(number);
                     }
                 }
-                return Some((first..first + count, number));
+                Learned::Written {
+                    blocks,
+                    number,
+                    fua,
+                }
             }
             (Asked::Flush { floor }, Ok(_)) => {
-                for (durable, floor) in self.durable.iter_mut().zip(floor) {
-                    *durable = (*durable).max(floor);
+                for (durable, floor) in self.durable.iter_mut().zip(&floor) {
+                    *durable = (*durable).max(*floor);
                 }
+                Learned::Flushed(floor)
+            }
+            (Asked::Flush { .. }, Err(_)) => {
+                self.told_of_loss();
+                Learned::Nothing
             }
             (Asked::Read { first, floor }, Ok(Answer::Data(data))) => {
+                assert_eq!(data.len(), floor.len() * BLOCK as usize, "a short read");
                 for (index, bytes) in data.chunks(BLOCK as usize).enumerate() {
+                    let block = first + index;
                     let value = u32::from_le_bytes(bytes.try_into().unwrap());
-                    self.expect_at_least(first + index, value, floor[index], "a read");
+                    self.expect_at_least(block, value, floor[index], "a read");
                 }
+                Learned::Nothing
             }
             (Asked::Read { .. }, Ok(other)) => panic!("a read answered with {other:?}"),
-            (_, Err(_)) => {}
+            (_, Err(_)) => Learned::Nothing,
         }
-        None
     }
 
     /// The value of a block must be that of a write at least as new as `floor`.
     pub fn expect_at_least(&self, block: usize, value: u32, floor: u32, what: &str) {
-        let new_enough = match value {
-            0 => floor == 0 || self.zeroings[block].iter().any(|number| *number >= floor),
-            value => value >= floor,
-        };
         assert!(
-            new_enough,
+            self.is_at_least(block, value, floor),
             "{what}: block {block} holds {value}, older than write {floor}"
         );
         let known = value == 0 || self.writes[block].contains(&value);
@@ -219,9 +229,41 @@ impl Application {
         );
     }
 
-    /// What was acknowledged but perhaps not flushed.
-    pub fn acknowledged(&self) -> &[u32] {
-        &self.acknowledged
+    pub fn is_at_least(&self, block: usize, value: u32, floor: u32) -> bool {
+        match value {
+            0 => floor == 0 || self.zeroings[block].iter().any(|number| *number >= floor),
+            value => value >= floor,
+        }
+    }
+
+    /// What block must be read as at least, whoever serves it now.
+    pub fn floor(&self, block: usize) -> u32 {
+        if self.doubtful[block] {
+            self.durable[block]
+        } else {
+            self.acknowledged[block]
+        }
+    }
+
+    /// The only leg in sync lost what was not flushed of `block`. A flush has to fail before another may succeed.
+    pub fn doubt(&mut self, block: usize) {
+        self.doubtful[block] = true;
+        for asked in self.asked.values_mut() {
+            if let Asked::Read { first, floor } = asked
+                && let Some(floor) = block.checked_sub(*first).and_then(|at| floor.get_mut(at))
+            {
+                *floor = (*floor).min(self.durable[block]);
+            }
+        }
+    }
+
+    /// A flush failed, or the application begins anew with what it finds.
+    pub fn told_of_loss(&mut self) {
+        for block in 0..self.doubtful.len() {
+            if std::mem::take(&mut self.doubtful[block]) {
+                self.acknowledged[block] = self.durable[block];
+            }
+        }
     }
 
     /// The source died: nobody will answer what was asked of it.
@@ -229,9 +271,19 @@ impl Application {
         self.asked.clear();
     }
 
-    /// The source died with its power: what was not flushed may be gone. From now on only the durable counts.
+    /// The mirror goes on from a leg that lost its power: what was not flushed may be gone.
     pub fn forget_volatile(&mut self) {
         self.acknowledged.clone_from(&self.durable);
+        self.doubtful.fill(false);
+    }
+
+    /// The mirror goes on from a leg that lost this block with a flush that failed.
+    pub fn forget_volatile_block(&mut self, block: usize) {
+        self.acknowledged[block] = self.durable[block];
+    }
+
+    pub fn is_waiting_for(&self, request: RequestId) -> bool {
+        self.asked.contains_key(&request)
     }
 
     pub fn is_waiting(&self) -> bool {

@@ -17,6 +17,8 @@ pub struct Disk {
     pub cache: Vec<u32>,
     /// What a power failure leaves at worst.
     pub stable: Vec<u32>,
+    /// Blocks whose newest content went away with a flush that failed.
+    pub lost: Vec<bool>,
     bits: Vec<u8>,
     chunks: u64,
     record: LegRecord,
@@ -27,7 +29,8 @@ pub struct Disk {
 #[derive(Clone)]
 pub enum MetadataStep {
     Page(u32, Vec<u8>),
-    Superblock(LegRecord, SuperState),
+    Record(LegRecord),
+    Superblock(SuperState),
 }
 
 impl std::fmt::Debug for MetadataStep {
@@ -36,22 +39,23 @@ impl std::fmt::Debug for MetadataStep {
             MetadataStep::Page(page, bytes) => {
                 write!(f, "page {page} {:02x?}..", &bytes[..8.min(bytes.len())])
             }
-            MetadataStep::Superblock(record, state) => write!(f, "{record:?} {state:?}"),
+            MetadataStep::Record(record) => f.write_str(&brief_record(record)),
+            MetadataStep::Superblock(state) => f.write_str(&brief_state(state)),
         }
     }
 }
 
 /// The steps of an update, in the order in which a shell must make them durable.
 pub fn steps(update: &Update) -> Vec<MetadataStep> {
-    let pages = update
-        .pages
-        .iter()
-        .map(|(page, bytes)| MetadataStep::Page(*page, bytes.to_vec()));
-    let last = update
-        .superblock
-        .iter()
-        .map(|(record, state)| MetadataStep::Superblock(record.clone(), state.clone()));
-    pages.chain(last).collect()
+    let pages = update.pages.iter();
+    let mut steps: Vec<MetadataStep> = pages
+        .map(|(page, bytes)| MetadataStep::Page(*page, bytes.to_vec()))
+        .collect();
+    if let Some((record, state)) = &update.superblock {
+        steps.push(MetadataStep::Record(record.clone()));
+        steps.push(MetadataStep::Superblock(state.clone()));
+    }
+    steps
 }
 
 impl Disk {
@@ -60,6 +64,7 @@ impl Disk {
         Disk {
             cache: vec![content; blocks as usize],
             stable: vec![content; blocks as usize],
+            lost: vec![false; blocks as usize],
             bits: vec![0; chunks.div_ceil(8) as usize],
             chunks,
             record: LegRecord::default(),
@@ -83,6 +88,10 @@ impl Disk {
         })
     }
 
+    pub fn is_consistent(&self) -> bool {
+        self.image().is_some_and(|image| image.is_consistent())
+    }
+
     pub fn dirty(&self) -> ChunkSet {
         ChunkSet::from_bytes(self.chunks, &self.bits)
     }
@@ -104,9 +113,21 @@ impl Disk {
                     self.bits[first..end].copy_from_slice(&bytes[..end - first]);
                 }
             }
-            MetadataStep::Superblock(record, state) => {
-                self.record = record.clone();
-                self.superblock = Some(state.clone());
+            MetadataStep::Record(record) => self.record = record.clone(),
+            MetadataStep::Superblock(state) => self.superblock = Some(state.clone()),
+        }
+    }
+
+    /// The power fails during a step. A page is written in sectors, each wholly or not at all; here they are as small
+    /// as a byte. A record has two copies and a superblock is one sector: they are never torn.
+    pub fn tear_metadata(&mut self, step: &MetadataStep, random: &mut Random) {
+        if let MetadataStep::Page(page, bytes) = step {
+            let (first, length) = page_bytes(*page);
+            let end = self.bits.len().min(first + length);
+            for (old, new) in self.bits[first.min(end)..end].iter_mut().zip(bytes) {
+                if random.chance(50) {
+                    *old = *new;
+                }
             }
         }
     }
@@ -115,6 +136,7 @@ impl Disk {
         for (index, bytes) in data.chunks(BLOCK as usize).enumerate() {
             let block = (offset / BLOCK) as usize + index;
             self.cache[block] = u32::from_le_bytes(bytes.try_into().unwrap());
+            self.lost[block] = false;
             if durable {
                 self.stable[block] = self.cache[block];
             }
@@ -133,6 +155,21 @@ impl Disk {
         self.stable.clone_from(&self.cache);
     }
 
+    /// A flush that fails: some blocks were written, some stay in the cache, and some are gone from it for good (as
+    /// Linux does with pages that it could not write back).
+    pub fn fail_flush(&mut self, random: &mut Random) {
+        for block in 0..self.cache.len() {
+            match random.below(3) {
+                0 => self.stable[block] = self.cache[block],
+                1 if self.cache[block] != self.stable[block] => {
+                    self.cache[block] = self.stable[block];
+                    self.lost[block] = true;
+                }
+                _ => {}
+            }
+        }
+    }
+
     /// Power failure: each block that was not flushed is either written or not.
     pub fn lose_power(&mut self, random: &mut Random) {
         for (cached, stable) in self.cache.iter_mut().zip(&mut self.stable) {
@@ -143,4 +180,44 @@ impl Disk {
             }
         }
     }
+}
+
+fn brief_record(record: &LegRecord) -> String {
+    let id = |id: u64| format!("{:04x}", id >> 48);
+    let generations = &record.generations;
+    let away: Vec<String> = generations.away[..4].iter().map(|one| id(one.0)).collect();
+    let history: Vec<String> = generations.history.iter().map(|one| id(one.0)).collect();
+    format!(
+        "[generation {} away {} history {}{}]",
+        id(generations.current.0),
+        away.join(","),
+        history.join(","),
+        if record.consistent {
+            ""
+        } else {
+            " inconsistent"
+        }
+    )
+}
+
+fn brief_state(state: &SuperState) -> String {
+    format!(
+        "[events {} active {:?}{}{}]",
+        state.events,
+        state.active,
+        if state.clean { " clean" } else { "" },
+        if state.recovering { " recovering" } else { "" }
+    )
+}
+
+/// An image in one line, for traces.
+pub fn brief(image: Option<&LegImage>) -> String {
+    image.map_or("blank".into(), |image| {
+        let dirty: Vec<u64> = image.dirty.iter().collect();
+        format!(
+            "{} {} dirty {dirty:?}",
+            brief_record(&image.record),
+            brief_state(&image.superblock)
+        )
+    })
 }

@@ -99,6 +99,7 @@ impl Engine {
             local,
             legs,
             now: 0,
+            last_tick: 0,
             ids,
             generations,
             // All, also those that this leg knows to be away: it may itself have been left behind since, by a leg that

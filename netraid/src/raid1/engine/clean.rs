@@ -20,7 +20,7 @@ pub(super) struct FlushJob {
 /// The cleaning cycle.
 #[derive(Debug, Default)]
 pub(super) struct Cleaning {
-    next: u64,
+    pub(super) next: u64,
     under_way: Option<Cycle>,
 }
 
@@ -88,6 +88,9 @@ impl Engine {
         let Some(Job::Flush(flush)) = self.jobs.remove(&job) else {
             return;
         };
+        if flush.doomed {
+            self.untold = None;
+        }
         if !reached {
             let failure = flush
                 .failure
@@ -105,7 +108,9 @@ impl Engine {
     }
 
     /// A leg that fails a flush is expelled. The last leg in sync is kept, but it may have dropped what it could not
-    /// write (Linux does with its page cache), and it does not say which blocks: all that is dirty is suspect.
+    /// write (Linux does with its page cache), and it does not say which blocks: every chunk that may have been
+    /// written since its bit was set is suspect. Whoever waits for an answer is told at once, and if no flush does, the
+    /// next one is.
     fn flush_failed(&mut self, slot: Slot, failure: Failure, effects: &mut Vec<Effect>) {
         if self.state(slot) == LegState::Absent {
             return;
@@ -115,19 +120,25 @@ impl Engine {
             return;
         }
         self.abandon_cleaning();
-        let suspects = self.intent.dirty().clone();
+        let suspects = self.intent.durable().clone();
         self.copy_again(&suspects);
-        let mut told = false;
         for job in self.jobs.values_mut() {
-            if let Job::Flush(flush) = job {
-                flush.doomed = true;
-                flush.failure.get_or_insert_with(|| failure.clone());
-                told = true;
+            match job {
+                Job::Flush(flush) => {
+                    flush.doomed = true;
+                    flush.failure.get_or_insert_with(|| failure.clone());
+                }
+                Job::Write(write) => write.doubt(&failure),
+                Job::Read(_) | Job::Copy(_) => {}
             }
         }
-        if !told {
-            self.untold = Some(failure);
+        for (request, _) in std::mem::take(&mut self.unanswered) {
+            effects.push(Effect::Answer {
+                request,
+                outcome: Err(failure.clone()),
+            });
         }
+        self.untold = Some(failure);
     }
 
     pub(super) fn tick_cleaning(&mut self, effects: &mut Vec<Effect>) {
@@ -170,10 +181,12 @@ impl Engine {
     ) {
         if let Err(failure) = outcome {
             self.abandon_cleaning();
-            if self.stopping && self.is_last_in_sync(slot) {
+            if self.stopping && self.jobs.is_empty() && self.is_last_in_sync(slot) {
                 // Trying again and again would keep it from ever being stopped. It is left as it is, not clean.
                 let why = &failure.why;
-                self.halt(format!("leg {slot} failed a flush while being stopped: {why}"));
+                self.halt(format!(
+                    "leg {slot} failed a flush while being stopped: {why}"
+                ));
             }
             self.flush_failed(slot, failure, effects);
             return;
@@ -212,7 +225,10 @@ impl Engine {
     /// While stopping: once nothing is under way, clean up and say so.
     pub(super) fn proceed_stop(&mut self, effects: &mut Vec<Effect>) {
         let flushing = |operation: &Operation| {
-            matches!(operation.purpose, Purpose::CleanFlush | Purpose::FinishFlush)
+            matches!(
+                operation.purpose,
+                Purpose::CleanFlush | Purpose::FinishFlush
+            )
         };
         let busy = !self.jobs.is_empty()
             || !self.unanswered.is_empty()

@@ -219,7 +219,6 @@ impl Engine {
             let reason = format!("its metadata can't be written: {}", failure.why);
             if self.is_last_in_sync(slot) {
                 self.halt(format!("leg {slot}: {reason}"));
-                self.fail_unlaunched(effects);
             }
             self.leg_failed(slot, reason, effects);
             return;
@@ -234,9 +233,6 @@ impl Engine {
             under_way.then.retain(|(later, _)| *later != slot);
         }
         self.leg_has_metadata(slot, effects);
-        if self.halted.is_some() {
-            self.fail_unlaunched(effects);
-        }
     }
 
     /// The commit need not wait for this leg any longer.
@@ -288,7 +284,7 @@ impl Engine {
     }
 
     /// Nothing can be made durable any more: what waits for it fails.
-    fn fail_unlaunched(&mut self, effects: &mut Vec<Effect>) {
+    pub(super) fn fail_unlaunched(&mut self, effects: &mut Vec<Effect>) {
         for job in std::mem::take(&mut self.unlaunched) {
             self.finish_write(job, effects);
         }

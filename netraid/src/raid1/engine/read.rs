@@ -74,10 +74,9 @@ impl Engine {
             {
                 Ok(Answer::Data(data))
             }
-            (Command::Read { .. }, Ok(_)) => Err(Failure::new(
-                Errno::EIO,
-                "its answer has the wrong length",
-            )),
+            (Command::Read { .. }, Ok(_)) => {
+                Err(Failure::new(Errno::EIO, "its answer has the wrong length"))
+            }
             (_, outcome) => outcome,
         };
         match outcome {

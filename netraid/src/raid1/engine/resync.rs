@@ -488,6 +488,8 @@ impl Engine {
         leg.state = LegState::InSync;
         self.members.insert(slot);
         self.superblock_changed();
+        // Its bits are of no use any more; until they are dropped, a failover would copy all of it again.
+        self.cleaning.next = self.now;
         let version = self.commit.version;
         if let Some(leg) = self.leg_mut(slot) {
             leg.in_sync_from = version;

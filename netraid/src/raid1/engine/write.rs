@@ -22,6 +22,16 @@ pub(super) struct WriteJob {
     refused: bool,
 }
 
+impl WriteJob {
+    /// The last leg in sync may have lost it again.
+    pub(super) fn doubt(&mut self, failure: &Failure) {
+        if !self.waiting.is_empty() {
+            self.refused = true;
+            self.failure.get_or_insert_with(|| failure.clone());
+        }
+    }
+}
+
 impl Engine {
     pub(super) fn queue_write(&mut self, request: RequestId, command: Command) {
         let Some((offset, length)) = command.range() else {

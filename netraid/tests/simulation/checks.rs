@@ -1,0 +1,181 @@
+//! The promises, checked after every step and at every answer.
+
+use nbd_protocol::command::Command;
+use netraid::mirror::generation::{Extent, Generation, Verdict, decide};
+use netraid::raid1::leg::LegState;
+
+use crate::application::Learned;
+use crate::disk::BLOCK;
+use crate::flights::Work;
+use crate::world::{World, slot};
+
+impl World {
+    /// P1: overlapping writes of one connection are never under way together.
+    pub fn check_order(&self, leg: usize, connection: u64, command: &Command) {
+        let (true, Some((offset, length))) = (command.changes_data(), command.range()) else {
+            return;
+        };
+        for flight in &self.flights {
+            if let Work::Data(other) = &flight.work
+                && (flight.slot, flight.connection) == (leg, connection)
+                && other.changes_data()
+                && let Some((start, count)) = other.range()
+            {
+                let apart = start + count <= offset || offset + length <= start;
+                assert!(
+                    apart,
+                    "overlapping writes under way on leg {leg}: {other:?} and {command:?}"
+                );
+            }
+        }
+    }
+
+    /// P2: the bits of a write are durable on the leg that gets it before it gets it.
+    pub fn check_bits(&self, leg: usize, command: &Command) {
+        let (true, Some((offset, length))) = (command.changes_data(), command.range()) else {
+            return;
+        };
+        for chunk in offset / self.shape.chunk..(offset + length).div_ceil(self.shape.chunk) {
+            assert!(
+                self.disks[leg].is_dirty(chunk),
+                "a write to chunk {chunk} of leg {leg} before its bit: {command:?}"
+            );
+        }
+    }
+
+    /// P1: every leg in sync has what was acknowledged, and on stable storage what was flushed.
+    pub fn check_promise(&self, learned: &Learned) {
+        for leg in self.slots() {
+            if self.connections[leg].is_none() || self.answering_state(leg) != LegState::InSync {
+                continue;
+            }
+            let disk = &self.disks[leg];
+            match learned {
+                Learned::Written {
+                    blocks,
+                    number,
+                    fua,
+                } => {
+                    for block in blocks.clone() {
+                        let what = format!("leg {leg} at an acknowledgement");
+                        let value = disk.cache[block];
+                        self.application
+                            .expect_at_least(block, value, *number, &what);
+                        if *fua {
+                            let what = format!("leg {leg}'s stable storage at an acknowledgement");
+                            let value = disk.stable[block];
+                            self.application
+                                .expect_at_least(block, value, *number, &what);
+                        }
+                    }
+                }
+                Learned::Flushed(floor) => {
+                    for (block, floor) in floor.iter().enumerate() {
+                        let what = format!("leg {leg}'s stable storage after a flush");
+                        let value = disk.stable[block];
+                        self.application
+                            .expect_at_least(block, value, *floor, &what);
+                    }
+                }
+                Learned::Nothing => {}
+            }
+        }
+    }
+
+    fn answering_state(&self, leg: usize) -> LegState {
+        self.engine
+            .as_ref()
+            .map_or(LegState::InSync, |engine| engine.state(slot(leg)))
+    }
+
+    pub fn check(&mut self) {
+        let Some(engine) = &self.engine else { return };
+        let states: Vec<LegState> = self.slots().map(|leg| engine.state(slot(leg))).collect();
+        for (leg, (before, after)) in self.states.iter().zip(&states).enumerate() {
+            if *before == LegState::Finishing && *after == LegState::InSync {
+                self.tally.resyncs += 1;
+            }
+            if *after == LegState::InSync {
+                self.forgetful[leg] = false;
+            }
+            // P6: whoever was there and is not any more has a reason.
+            assert!(
+                *before == LegState::Absent
+                    || *after != LegState::Absent
+                    || engine
+                        .reason(slot(leg))
+                        .is_some_and(|reason| !reason.is_empty()),
+                "leg {leg} went away without a reason"
+            );
+        }
+        self.states = states;
+        self.check_in_sync_legs_are_equal();
+        self.check_differences_are_marked();
+    }
+
+    /// P3: legs in sync hold the same, except where a write is under way.
+    fn check_in_sync_legs_are_equal(&self) {
+        let mut in_sync = self
+            .slots()
+            .filter(|leg| self.states[*leg] == LegState::InSync);
+        let Some(first) = in_sync.next() else {
+            return;
+        };
+        for other in in_sync {
+            let (one, two) = (&self.disks[first].cache, &self.disks[other].cache);
+            for block in 0..one.len() {
+                assert!(
+                    one[block] == two[block] || self.is_being_written(block),
+                    "legs {first} and {other} are in sync, but block {block} holds {} and {}",
+                    one[block],
+                    two[block]
+                );
+            }
+        }
+    }
+
+    fn is_being_written(&self, block: usize) -> bool {
+        let at = block as u64 * BLOCK;
+        self.flights.iter().any(|flight| match &flight.work {
+            Work::Data(command) if command.changes_data() => command
+                .range()
+                .is_some_and(|(offset, length)| (offset..offset + length).contains(&at)),
+            _ => false,
+        })
+    }
+
+    /// P2: whatever may differ between two legs, now or after a power failure, is marked on one of them.
+    fn check_differences_are_marked(&self) {
+        for one in self.slots() {
+            for two in one + 1..self.shape.slots {
+                self.check_pair(one, two);
+            }
+        }
+    }
+
+    fn check_pair(&self, one: usize, two: usize) {
+        let (a, b) = (&self.disks[one], &self.disks[two]);
+        let decision = decide(&a.record().generations, one, &b.record().generations, two);
+        let by_bits = matches!(
+            decision.verdict,
+            Verdict::Same | Verdict::ToPeer(Extent::Partial) | Verdict::FromPeer(Extent::Partial)
+        );
+        if !by_bits || a.record().generations.current == Generation::NONE {
+            return;
+        }
+        for block in 0..a.cache.len() {
+            let equal = a.cache[block] == b.cache[block]
+                && a.stable[block] == a.cache[block]
+                && b.stable[block] == b.cache[block];
+            let chunk = block as u64 * BLOCK / self.shape.chunk;
+            assert!(
+                equal || a.is_dirty(chunk) || b.is_dirty(chunk),
+                "block {block} may differ between legs {one} and {two} ({decision:?}), but no bit says so: {}/{} {}/{}",
+                a.cache[block],
+                a.stable[block],
+                b.cache[block],
+                b.stable[block]
+            );
+        }
+    }
+}

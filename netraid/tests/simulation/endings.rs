@@ -1,0 +1,216 @@
+//! How a schedule ends: everything is mended and compared, or somebody starts the wrong leg.
+
+use bytes::Bytes;
+use nbd_protocol::command::{Answer, Command};
+use netraid::mirror::generation::{Generation, Verdict, decide};
+use netraid::raid1::engine::{Effect, Engine, Event, IdSource, Settings};
+use netraid::raid1::leg::{LegImage, LegState};
+
+use crate::world::{World, slot};
+
+impl World {
+    /// Every fault is mended: the mirror must become whole, and all legs equal.
+    pub fn heal_and_compare(&mut self) {
+        self.note(|| "all faults are mended".into());
+        self.errors = 0;
+        self.feed(Event::PauseResync(false));
+        let quiet = |world: &World| !world.application.is_waiting() && world.flights.is_empty();
+        self.run_until(quiet, "answered");
+        if self.is_halted() {
+            self.crash_source();
+        }
+        for leg in self.slots() {
+            self.attach(leg);
+        }
+        // A generation that was minted in the source's last moments may have reached one leg only: after several faults
+        // at once such a leg is refused, which is safe, and must be rare. `main` sees to that.
+        if self.connections.contains(&None) {
+            self.tally.unresolved += 1;
+            return;
+        }
+        let whole = |world: &World| world.in_sync().len() == world.shape.slots;
+        self.run_until(whole, "whole again");
+        self.feed(Event::Stop);
+        self.run_until(|world| world.stopped, "stopped");
+        for disk in &self.disks {
+            assert_eq!(
+                disk.stable, self.disks[0].stable,
+                "all legs are equal after a resync and a clean stop"
+            );
+            assert!(
+                disk.dirty().is_empty(),
+                "a clean stop of a whole mirror leaves no bit"
+            );
+            assert!(disk.image().unwrap().superblock.clean && disk.is_consistent());
+        }
+        for (block, value) in self.disks[0].stable.iter().enumerate() {
+            let floor = self.application.floor(block);
+            self.application
+                .expect_at_least(block, *value, floor, "at the end");
+        }
+    }
+
+    /// P4: somebody starts a leg that has been left behind. What was acknowledged without it must not be overwritten,
+    /// nor merged, without anybody being asked.
+    pub fn promote_a_stale_leg(&mut self) {
+        if self.engine.is_none() {
+            return;
+        }
+        let authority = self.newest();
+        let behind = self.slots().find(|leg| {
+            self.state(*leg) == LegState::Absent
+                && self.generation(*leg) != Generation::NONE
+                && *leg != authority
+                && self.generation(*leg) != self.generation(authority)
+        });
+        let Some(stale) = behind else { return };
+        self.note(|| format!("leg {stale} is started, although {authority} is newer"));
+        let newer = self.disks[authority].image().unwrap();
+        let Some(mut engine) = self.start_apart(stale, false) else {
+            self.tally.refusals += 1;
+            return;
+        };
+        if self.random.chance(50) {
+            write_alone(&mut engine);
+        }
+        let verdict = engine.consider(slot(authority), &newer);
+        assert!(
+            verdict.is_err(),
+            "a stale leg took the newer one as its target: {verdict:?}"
+        );
+        self.tally.refusals += 1;
+    }
+
+    /// P4: two legs that were in sync are both started, and both written. Neither may overwrite the other.
+    pub fn write_on_both_sides(&mut self) {
+        let in_sync = self.in_sync();
+        let [one, two, ..] = in_sync.as_slice() else {
+            return;
+        };
+        let (one, two) = (*one, *two);
+        let (Some(mut first), Some(mut second)) =
+            (self.start_apart(one, false), self.start_apart(two, false))
+        else {
+            return;
+        };
+        let images = [write_alone(&mut first), write_alone(&mut second)];
+        for verdict in [
+            first.consider(slot(two), &images[1]),
+            second.consider(slot(one), &images[0]),
+        ] {
+            assert!(
+                verdict.is_err(),
+                "a leg that was written alone was taken as a target: {verdict:?}"
+            );
+        }
+        self.tally.refusals += 2;
+    }
+
+    /// P4: an administrator forces a leg that was being resynced. Whoever has the good data must notice.
+    pub fn force_a_leg(&mut self) {
+        let Some(good) = self.slots().find(|leg| self.is_newest(*leg)) else {
+            return;
+        };
+        let forced = self.slots().find(|leg| {
+            let disk = &self.disks[*leg];
+            disk.image().is_some() && !disk.is_consistent()
+        });
+        let Some(forced) = forced else { return };
+        assert!(
+            self.start_apart(forced, false).is_none(),
+            "a leg that is being resynced was started without force"
+        );
+        let mut engine = self.start_apart(forced, true).expect("started by force");
+        let mut image = write_alone(&mut engine);
+        if self.generation(forced) == self.generation(good) {
+            return;
+        }
+        let theirs = self.disks[good].image().unwrap();
+        let verdict = engine.consider(slot(good), &theirs);
+        assert!(
+            verdict.is_err(),
+            "a forced leg took the good one as its target: {verdict:?}"
+        );
+        // Nor does the good one know it any more.
+        image.record.generations.returned(forced);
+        let decision = decide(
+            &theirs.record.generations,
+            good,
+            &image.record.generations,
+            forced,
+        );
+        assert!(
+            matches!(decision.verdict, Verdict::SplitBrain | Verdict::Unrelated),
+            "a forced leg was overwritten without a question: {decision:?}"
+        );
+        self.tally.refusals += 1;
+    }
+
+    fn generation(&self, leg: usize) -> Generation {
+        self.disks[leg].record().generations.current
+    }
+
+    /// Runs the mirror from `leg` on a node that hears of nobody else.
+    fn start_apart(&mut self, leg: usize, force: bool) -> Option<Engine> {
+        let image = self.disks[leg].image()?;
+        let ids = IdSource::new(self.random.next());
+        let local = slot(leg);
+        let mut engine =
+            Engine::assemble(self.shape, Settings::default(), local, image, ids, force).ok()?;
+        perform_all(&mut engine, vec![Event::Tick]);
+        Some(engine)
+    }
+}
+
+/// A write that is acknowledged by the local leg alone; returns what that leg's metadata then says.
+fn write_alone(engine: &mut Engine) -> LegImage {
+    let data = Bytes::from_static(b"lost");
+    let command = Command::Write {
+        offset: 0,
+        data,
+        fua: false,
+    };
+    let answered = perform_all(
+        engine,
+        vec![Event::Submit {
+            request: 1,
+            command,
+        }],
+    );
+    assert!(answered, "a leg that was started takes writes");
+    let mut generations = engine.generations().clone();
+    generations.returned(engine.local().number());
+    LegImage {
+        superblock: netraid::raid1::leg::SuperState {
+            events: engine.events(),
+            clean: engine.is_clean(),
+            active: [engine.local()].into_iter().collect(),
+            recovering: false,
+        },
+        record: netraid::raid1::leg::LegRecord {
+            generations,
+            consistent: true,
+        },
+        dirty: engine.dirty().clone(),
+    }
+}
+
+/// Everything that the engine asks for succeeds at once; says whether it answered something with success.
+fn perform_all(engine: &mut Engine, events: Vec<Event>) -> bool {
+    let mut effects = Vec::new();
+    for event in events {
+        engine.handle(event, 1, &mut effects);
+    }
+    let mut answered = false;
+    while let Some(effect) = effects.pop() {
+        match effect {
+            Effect::Leg { operation, .. } | Effect::Metadata { operation, .. } => {
+                let outcome = Ok(Answer::Done);
+                engine.handle(Event::Done { operation, outcome }, 1, &mut effects);
+            }
+            Effect::Answer { outcome, .. } => answered |= outcome.is_ok(),
+            Effect::Expel { .. } | Effect::Stopped => {}
+        }
+    }
+    answered
+}

@@ -1,0 +1,301 @@
+//! What happens to the nodes: time passes, links break, disks are replaced, power fails, sources die and come back.
+
+use netraid::mirror::generation::{Extent, Generation, Verdict, decide};
+use netraid::raid1::engine::Event;
+use netraid::raid1::leg::LegState;
+
+use crate::disk::{Disk, brief};
+use crate::world::{World, junk, slot};
+
+impl World {
+    /// One step of a schedule.
+    pub fn step(&mut self) {
+        self.tally.steps += 1;
+        match self.random.below(200) {
+            0..=59 => self.ask(),
+            60..=155 => {
+                for _ in 0..1 + self.random.below(6) {
+                    self.progress_one();
+                }
+            }
+            156..=170 => self.pass_time(),
+            171..=181 => self.connect_a_leg(),
+            182..=187 => self.become_whole(),
+            188..=189 => self.cut_a_link(),
+            190..=191 => self.target_loses_power(),
+            192..=195 => self.crash_source(),
+            196 => self.pause(),
+            197 => self.replace_a_disk(),
+            _ => self.stop_and_start(),
+        }
+        self.check();
+    }
+
+    fn pass_time(&mut self) {
+        self.now += [
+            20, 20, 200, 200, 200, 1000, 1000, 6000, 6000, 6000, 15_000, 70_000,
+        ][self.random.below(12) as usize];
+        self.note(|| "time passes".into());
+        self.feed(Event::Tick);
+    }
+
+    fn pause(&mut self) {
+        let paused = self.random.chance(50);
+        self.note(|| format!("resync paused: {paused}"));
+        self.feed(Event::PauseResync(paused));
+    }
+
+    fn any_leg(&mut self) -> usize {
+        self.random.below(self.shape.slots as u64) as usize
+    }
+
+    fn connect_a_leg(&mut self) {
+        let leg = self.any_leg();
+        self.attach(leg);
+    }
+
+    pub fn attach(&mut self, leg: usize) {
+        if self.engine.is_none() || self.connections[leg].is_some() || self.is_over() {
+            return;
+        }
+        // A new session fences the old ones: what they had queued is dropped. What had begun may still land, but the
+        // server lets nothing overlap it; see `perform`. A disk on this node has nothing under way when it is reopened.
+        for mut flight in self.take_flights_to(leg) {
+            if flight.outcome.is_some() {
+                continue;
+            }
+            match self.random.below(3) {
+                0 if leg != self.source => self.flights.push(flight),
+                1 => self.perform(&mut flight),
+                _ => {}
+            }
+        }
+        self.connect(leg);
+        let image = self.disks[leg].image();
+        self.note(|| format!("leg {leg} is connected: {}", brief(image.as_ref())));
+        if let (Some(engine), Some(image)) = (&self.engine, &image)
+            && image.record.generations.current != Generation::NONE
+            && matches!(engine.consider(slot(leg), image), Ok((_, Extent::Full)))
+        {
+            self.tally.full_resyncs += 1;
+        }
+        self.feed(Event::Attach {
+            slot: slot(leg),
+            image,
+        });
+        if self.connections[leg].is_none() {
+            self.tally.refusals += 1;
+        }
+    }
+
+    /// Now and then nothing goes wrong for long enough.
+    fn become_whole(&mut self) {
+        if self.engine.is_none() || self.is_halted() {
+            return;
+        }
+        for leg in self.slots() {
+            self.attach(leg);
+        }
+        self.feed(Event::PauseResync(false));
+        let settled = |world: &World| {
+            world.is_halted()
+                || world
+                    .slots()
+                    .all(|leg| matches!(world.state(leg), LegState::InSync | LegState::Absent))
+        };
+        self.run_until(settled, "settled");
+    }
+
+    fn cut_a_link(&mut self) {
+        let leg = self.any_leg();
+        if leg == self.source || self.connections[leg].is_none() {
+            return;
+        }
+        self.note(|| format!("the link to leg {leg} is cut"));
+        self.lose(leg, "cut");
+    }
+
+    fn target_loses_power(&mut self) {
+        let leg = self.any_leg();
+        if leg == self.source {
+            return;
+        }
+        self.note(|| format!("leg {leg} loses power"));
+        self.lose_power(leg);
+        if self.connections[leg].is_some() {
+            self.lose(leg, "power");
+        }
+    }
+
+    fn lose(&mut self, leg: usize, reason: &str) {
+        self.disconnect(leg);
+        self.feed(Event::Lost {
+            slot: slot(leg),
+            reason: reason.into(),
+        });
+    }
+
+    /// A broken disk makes room for a blank one, while others have all that it had.
+    fn replace_a_disk(&mut self) {
+        let leg = self.any_leg();
+        let needed = !self.in_sync().iter().any(|other| self.is_newest(*other));
+        if leg == self.source || self.state(leg) != LegState::Absent || needed {
+            return;
+        }
+        self.note(|| format!("leg {leg} gets a blank disk"));
+        self.take_flights_to(leg);
+        self.disconnect(leg);
+        self.disks[leg] = Disk::blank(self.blocks() as u64, self.shape.chunks(), junk(leg));
+        self.forgetful[leg] = false;
+        self.tally.replacements += 1;
+    }
+
+    /// The source dies; another node, or the same, takes over.
+    pub fn crash_source(&mut self) {
+        if self.engine.is_none() || self.is_over() {
+            return;
+        }
+        self.tally.crashes += 1;
+        self.tally.halts += u64::from(self.is_halted());
+        let old = self.source;
+        let in_sync: Vec<usize> = self
+            .in_sync()
+            .into_iter()
+            .filter(|leg| self.connections[*leg].is_some())
+            .collect();
+        self.engine = None;
+        let power = self.random.chance(50);
+        self.note(|| {
+            format!(
+                "source {old} crashes ({}), in sync: {in_sync:?}",
+                if power { "power" } else { "killed" }
+            )
+        });
+        self.application.forget_questions();
+        // What the source had sent may still be in the targets' queues; what it was doing to its own disk is torn.
+        if power {
+            self.lose_power(old);
+        } else {
+            self.settle_flights_to(old);
+        }
+        for leg in self.slots() {
+            self.disconnect(leg);
+        }
+        if power && self.random.chance(20) {
+            self.note(|| "all nodes lose power".into());
+            for leg in self.slots().filter(|leg| *leg != old) {
+                self.lose_power(leg);
+            }
+        }
+        // A leg that has just become equal may not say so on its disk yet: it would refuse to start. A node that went
+        // on through its targets after its own disk was expelled must not start from that disk. And a leg may have
+        // been told of a new generation that the others never heard of.
+        let startable: Vec<usize> = in_sync
+            .iter()
+            .copied()
+            .filter(|leg| self.is_newest(*leg))
+            .collect();
+        let others: Vec<usize> = startable
+            .iter()
+            .copied()
+            .filter(|leg| *leg != old)
+            .collect();
+        let next = match others.as_slice() {
+            [] if startable.is_empty() => self.newest(),
+            [] => old,
+            others if !startable.contains(&old) || self.random.chance(60) => {
+                others[self.random.below(others.len() as u64) as usize]
+            }
+            _ => old,
+        };
+        if next != old {
+            self.tally.failovers += 1;
+            // The new source opens its disk itself: what the dead one had queued there ends before or never.
+            self.settle_flights_to(next);
+        }
+        self.start_source(next);
+    }
+
+    /// The leg that no other is newer than, by its own metadata: what an administrator would be told to start.
+    pub fn newest(&self) -> usize {
+        let newest: Vec<usize> = self.slots().filter(|leg| self.is_newest(*leg)).collect();
+        // Two that do not know of each other, after several faults at once: the administrator has to know better.
+        let has_everything = |leg: &usize| {
+            (0..self.blocks()).all(|block| {
+                let value = self.disks[*leg].cache[block];
+                let floor = self.application.floor(block);
+                self.application.is_at_least(block, value, floor)
+            })
+        };
+        let best = newest.iter().copied().find(has_everything);
+        best.or(newest.first().copied())
+            .expect("a leg can be started without force")
+    }
+
+    /// Whether the leg can be started without force, and no other that can is newer. One that can't (it was just about
+    /// to be told that it is in sync) never has anything acknowledged that the others have not.
+    pub fn is_newest(&self, leg: usize) -> bool {
+        let record = |leg: usize| &self.disks[leg].record().generations;
+        let consistent = |leg: &usize| self.disks[*leg].is_consistent();
+        let mut others = self
+            .slots()
+            .filter(|other| *other != leg)
+            .filter(consistent);
+        consistent(&leg)
+            && others.all(|other| {
+                let decision = decide(record(leg), leg, record(other), other);
+                !matches!(decision.verdict, Verdict::FromPeer(_))
+            })
+    }
+
+    /// The mirror is stopped, while this and that goes on, and started again.
+    fn stop_and_start(&mut self) {
+        if self.engine.is_none() || self.is_over() {
+            return;
+        }
+        self.note(|| "stop".into());
+        self.tally.stops += 1;
+        self.tally.halts += u64::from(self.is_halted());
+        self.stopping = true;
+        self.feed(Event::Stop);
+        for _ in 0..self.random.below(12) {
+            if self.stopped {
+                break;
+            }
+            match self.random.below(16) {
+                0..=3 => self.ask(),
+                4..=10 => self.progress_one(),
+                11..=12 => self.pass_time(),
+                13 => self.connect_a_leg(),
+                14 => self.cut_a_link(),
+                _ => self.pause(),
+            }
+            self.check();
+        }
+        self.run_until(|world| world.stopped, "stopped");
+        if self.is_over() {
+            return;
+        }
+        // A node whose own disk was expelled goes on through a target; its disk is behind from then on.
+        let startable: Vec<usize> = self
+            .in_sync()
+            .into_iter()
+            .filter(|leg| self.is_newest(*leg))
+            .collect();
+        // Whatever comes now, the legs belong to somebody else.
+        self.feed(Event::Tick);
+        for leg in self.slots() {
+            self.lose(leg, "closed");
+        }
+        self.ask();
+        self.engine = None;
+        let next = match startable.first() {
+            _ if startable.contains(&self.source) => self.source,
+            Some(first) => *first,
+            None => self.newest(),
+        };
+        self.application.forget_questions();
+        self.settle_flights_to(next);
+        self.start_source(next);
+    }
+}

@@ -1,0 +1,272 @@
+//! Operations between the engine and the disks: in which order they land, fail, tear or hang.
+
+use bytes::Bytes;
+use nbd_protocol::command::{Answer, Command, Errno, Failure, Outcome};
+use netraid::raid1::engine::{Event, OperationId};
+use netraid::raid1::leg::Slot;
+
+use crate::disk::{BLOCK, MetadataStep};
+use crate::world::World;
+
+/// What one operation does to a disk.
+#[derive(Clone, Debug)]
+pub enum Work {
+    Data(Command),
+    Metadata(Vec<MetadataStep>),
+}
+
+/// An operation that a leg has received, or will.
+#[derive(Debug)]
+pub struct Flight {
+    pub operation: OperationId,
+    pub slot: usize,
+    /// The connection that it came over; when that is gone, nobody hears of it any more.
+    pub connection: u64,
+    pub work: Work,
+    /// What it answers, once it was performed.
+    pub outcome: Option<Outcome>,
+    /// It never comes to an end by itself.
+    pub hangs: bool,
+}
+
+impl World {
+    pub fn launch(&mut self, operation: OperationId, slot: Slot, work: Work) {
+        let slot = slot.number();
+        assert!(
+            !self.stopped,
+            "nothing is sent to a leg once the mirror is stopped"
+        );
+        let connection = self.connections[slot].expect("effects go to connected legs only");
+        self.note(|| format!("  {operation:?} to leg {slot}: {work:?}"));
+        if let Work::Data(command) = &work {
+            self.check_order(slot, connection, command);
+            self.check_bits(slot, command);
+        }
+        let hangs = self.errors > 0 && self.random.chance(1);
+        self.flights.push(Flight {
+            operation,
+            slot,
+            connection,
+            work,
+            outcome: None,
+            hangs,
+        });
+    }
+
+    /// Lets one operation go on: it is performed, or its answer arrives.
+    pub fn progress_one(&mut self) {
+        if self.flights.is_empty() || !self.is_alive() {
+            return;
+        }
+        let index = self.random.below(self.flights.len() as u64) as usize;
+        if self.flights[index].hangs {
+            return;
+        }
+        let mut flight = self.flights.swap_remove(index);
+        let current = self.connections[flight.slot] == Some(flight.connection);
+        if flight.outcome.is_none() {
+            let fails = self.errors > 0 && current && self.random.chance(1);
+            if fails && matches!(flight.work, Work::Data(Command::Flush)) {
+                self.fail_flush(flight);
+                return;
+            }
+            if fails {
+                self.tear(&flight);
+                flight.outcome = Some(Err(simulated()));
+            } else {
+                self.perform(&mut flight);
+            }
+            if current && self.random.chance(50) {
+                self.flights.push(flight);
+                return;
+            }
+        }
+        if current {
+            self.deliver(flight);
+        }
+    }
+
+    fn fail_flush(&mut self, mut flight: Flight) {
+        let leg = flight.slot;
+        flight.outcome = Some(Err(simulated()));
+        let before = self.disks[leg].lost.clone();
+        self.disks[leg].fail_flush(&mut self.random);
+        // The last leg in sync is kept all the same. What it lost has to come to the application's ears.
+        if self.in_sync() == [leg] {
+            for (block, before) in before.into_iter().enumerate() {
+                if self.disks[leg].lost[block] && !before {
+                    self.application.doubt(block);
+                }
+            }
+        }
+        self.deliver(flight);
+    }
+
+    fn deliver(&mut self, flight: Flight) {
+        let outcome = flight.outcome.expect("performed");
+        self.note(|| {
+            format!(
+                "{:?} on leg {} ends: {outcome:?}",
+                flight.operation, flight.slot
+            )
+        });
+        self.feed(Event::Done {
+            operation: flight.operation,
+            outcome,
+        });
+    }
+
+    /// Does the work on the disk. An operation of an older connection that overlaps goes first: the server keeps
+    /// overlapping ones in order of arrival over all connections.
+    pub fn perform(&mut self, flight: &mut Flight) {
+        while let Some(index) = self.flights.iter().position(|other| {
+            other.slot == flight.slot
+                && other.connection < flight.connection
+                && other.outcome.is_none()
+                && overlaps(&other.work, &flight.work)
+        }) {
+            let mut other = self.flights.swap_remove(index);
+            self.perform(&mut other);
+        }
+        let disk = &mut self.disks[flight.slot];
+        let answer = match &flight.work {
+            Work::Metadata(steps) => {
+                steps.iter().for_each(|step| disk.apply_metadata(step));
+                Answer::Done
+            }
+            Work::Data(Command::Write { offset, data, fua }) => {
+                disk.write(*offset, data, *fua);
+                Answer::Done
+            }
+            Work::Data(Command::WriteZeroes {
+                offset,
+                length,
+                fua,
+                ..
+            }) => {
+                disk.write(*offset, &vec![0; *length as usize], *fua);
+                Answer::Done
+            }
+            Work::Data(Command::Read { offset, length }) => {
+                Answer::Data(Bytes::from(disk.read(*offset, u64::from(*length))))
+            }
+            Work::Data(Command::Flush) => {
+                disk.flush();
+                Answer::Done
+            }
+            Work::Data(other) => panic!("the engine sent {other:?} to a leg"),
+        };
+        flight.outcome = Some(Ok(answer));
+    }
+
+    /// Performs only a part of an operation.
+    pub fn tear(&mut self, flight: &Flight) {
+        let disk = &mut self.disks[flight.slot];
+        match &flight.work {
+            Work::Data(Command::Write { offset, data, .. }) => {
+                let blocks = self.random.below(data.len() as u64 / BLOCK + 1) * BLOCK;
+                disk.write(*offset, &data[..blocks as usize], false);
+            }
+            Work::Data(Command::WriteZeroes { offset, length, .. }) => {
+                let blocks = self.random.below(length / BLOCK + 1) * BLOCK;
+                disk.write(*offset, &vec![0; blocks as usize], false);
+            }
+            Work::Data(_) => {}
+            Work::Metadata(steps) => {
+                let whole = self.random.below(steps.len() as u64 + 1) as usize;
+                for step in &steps[..whole] {
+                    disk.apply_metadata(step);
+                }
+                if let Some(step) = steps.get(whole) {
+                    disk.tear_metadata(step, &mut self.random);
+                }
+            }
+        }
+    }
+
+    /// A connection is gone. What the leg has received over it may still be done; of metadata, which is sent step by
+    /// step, that is only a part.
+    pub fn disconnect(&mut self, leg: usize) {
+        if self.connections[leg].take().is_none() {
+            return;
+        }
+        for flight in &mut self.flights {
+            if let Work::Metadata(steps) = &mut flight.work
+                && flight.slot == leg
+                && flight.outcome.is_none()
+            {
+                steps.truncate(self.random.below(steps.len() as u64 + 1) as usize);
+            }
+        }
+    }
+
+    /// What was on its way to the disk may be torn; what was in its cache may be lost.
+    pub fn lose_power(&mut self, leg: usize) {
+        for flight in self.take_flights_to(leg) {
+            if flight.outcome.is_none() && self.random.chance(50) {
+                self.tear(&flight);
+            }
+        }
+        self.disks[leg].lose_power(&mut self.random);
+        self.forgetful[leg] = true;
+    }
+
+    /// What was sent to a leg ends before anything else happens to it: done, done in part, or never.
+    pub fn settle_flights_to(&mut self, leg: usize) {
+        for mut flight in self.take_flights_to(leg) {
+            if flight.outcome.is_none() {
+                match self.random.below(3) {
+                    0 => self.perform(&mut flight),
+                    1 => self.tear(&flight),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    pub fn take_flights_to(&mut self, leg: usize) -> Vec<Flight> {
+        let (taken, kept) = std::mem::take(&mut self.flights)
+            .into_iter()
+            .partition(|flight| flight.slot == leg);
+        self.flights = kept;
+        taken
+    }
+
+    /// Without further faults, goes on until `reached`.
+    pub fn run_until(&mut self, reached: impl Fn(&World) -> bool, what: &str) {
+        let errors = std::mem::take(&mut self.errors);
+        for _ in 0..20_000 {
+            if reached(self) || self.is_over() {
+                self.errors = errors;
+                return;
+            }
+            self.flights
+                .iter_mut()
+                .for_each(|flight| flight.hangs = false);
+            if self.flights.is_empty() {
+                self.now += 300;
+                self.feed(Event::Tick);
+            }
+            self.progress_one();
+            self.check();
+        }
+        panic!("never {what}");
+    }
+}
+
+fn simulated() -> Failure {
+    Failure::new(Errno::EIO, "simulated")
+}
+
+fn overlaps(one: &Work, two: &Work) -> bool {
+    match (one, two) {
+        (Work::Metadata(_), Work::Metadata(_)) => true,
+        (Work::Data(one), Work::Data(two)) if one.changes_data() && two.changes_data() => {
+            match (one.range(), two.range()) {
+                (Some((a, m)), Some((b, n))) => a < b + n && b < a + m,
+                _ => false,
+            }
+        }
+        _ => false,
+    }
+}

@@ -1,0 +1,45 @@
+//! Counts of what happened, so that a simulation in which nothing happens is noticed.
+
+macro_rules! tally {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// What happened in one schedule or in many.
+        #[derive(Clone, Copy, Debug, Default)]
+        pub struct Tally {
+            $($(#[$doc])* pub $name: u64,)*
+        }
+
+        impl Tally {
+            pub fn add(&mut self, other: &Tally) {
+                $(self.$name += other.$name;)*
+            }
+
+            /// Every count with its name.
+            pub fn counts(&self) -> Vec<(&'static str, u64)> {
+                vec![$((stringify!($name), self.$name),)*]
+            }
+        }
+    };
+}
+
+tally! {
+    steps,
+    /// Writes answered with success.
+    acknowledged,
+    crashes,
+    failovers,
+    /// Legs that became in sync.
+    resyncs,
+    /// Legs that were refused.
+    refusals,
+    /// Blank disks put in the place of others.
+    replacements,
+    /// Legs with data of the mirror that had to be copied in full.
+    full_resyncs,
+    stops,
+    /// Mirrors that could take no writes any more.
+    halts,
+    /// Source crashed at each moment of a schedule in turn.
+    crash_points,
+    /// Schedules that ended with a leg that is refused until an administrator decides.
+    unresolved,
+}

@@ -1,0 +1,253 @@
+//! Nodes, disks and links around the engine: what it asks for is performed here, some day and perhaps in part.
+
+use nbd_protocol::command::Outcome;
+use netraid::raid1::engine::{Effect, Engine, Event, IdSource, RequestId, Settings, Shape};
+use netraid::raid1::leg::{LegState, Slot};
+
+use crate::application::Application;
+use crate::disk::{BLOCK, Disk, brief, steps};
+use crate::flights::{Flight, Work};
+use crate::random::Random;
+use crate::tally::Tally;
+
+/// Everything that there is.
+pub struct World {
+    pub random: Random,
+    trace: bool,
+    pub shape: Shape,
+    pub disks: Vec<Disk>,
+    /// The connection of each leg to the engine that runs now.
+    pub connections: Vec<Option<u64>>,
+    next_connection: u64,
+    pub flights: Vec<Flight>,
+    pub engine: Option<Engine>,
+    pub source: usize,
+    pub application: Application,
+    pub now: u64,
+    pub tally: Tally,
+    pub states: Vec<LegState>,
+    pub stopped: bool,
+    /// The mirror was told to stop: no new request may succeed.
+    pub stopping: bool,
+    /// Zero: nothing fails or hangs by itself.
+    pub errors: u64,
+    /// Legs that lost what was not flushed, since they were in sync last.
+    pub forgetful: Vec<bool>,
+    /// Events and operations so far: the moments at which the source can die.
+    pub moments: u64,
+    /// The moment at which everything stops, for the source to die.
+    pub last_moment: Option<u64>,
+}
+
+pub fn slot(number: usize) -> Slot {
+    Slot::new(number).unwrap()
+}
+
+impl World {
+    pub fn new(seed: u64, trace: bool, last_moment: Option<u64>) -> World {
+        let mut random = Random::new(seed);
+        let slots = [2, 2, 2, 3, 3, 4][random.below(6) as usize];
+        let chunk_blocks = [1, 2, 4, 8][random.below(4) as usize];
+        let blocks = 8 + random.below(40);
+        let shape = Shape {
+            size: blocks * BLOCK,
+            chunk: chunk_blocks * BLOCK,
+            slots,
+        };
+        let mut disks: Vec<Disk> = (0..slots)
+            .map(|slot| Disk::blank(blocks, shape.chunks(), junk(slot)))
+            .collect();
+        // The first disk begins as zeroes: the application knows what it holds.
+        disks[0] = Disk::blank(blocks, shape.chunks(), 0);
+        disks[0].format(Engine::create(shape, slot(0), &mut IdSource::new(seed)));
+        let mut world = World {
+            random,
+            trace,
+            shape,
+            disks,
+            connections: vec![None; slots],
+            next_connection: 1,
+            flights: Vec::new(),
+            engine: None,
+            source: 0,
+            application: Application::new(blocks as usize),
+            now: 0,
+            tally: Tally::default(),
+            states: vec![LegState::Absent; slots],
+            stopped: false,
+            stopping: false,
+            errors: seed % 4,
+            forgetful: vec![false; slots],
+            moments: 0,
+            last_moment,
+        };
+        world.start_source(0);
+        world
+    }
+
+    pub fn note(&self, text: impl FnOnce() -> String) {
+        if self.trace {
+            println!("{:4} {:6} {}", self.tally.steps, self.now, text());
+        }
+    }
+
+    pub fn tally(&self) -> Tally {
+        Tally {
+            acknowledged: self.application.acknowledged_writes,
+            ..self.tally
+        }
+    }
+
+    pub fn slots(&self) -> std::ops::Range<usize> {
+        0..self.shape.slots
+    }
+
+    pub fn blocks(&self) -> usize {
+        self.disks[0].cache.len()
+    }
+
+    /// How the leg takes part now; absent if nobody runs the mirror.
+    pub fn state(&self, leg: usize) -> LegState {
+        self.engine
+            .as_ref()
+            .map_or(LegState::Absent, |engine| engine.state(slot(leg)))
+    }
+
+    pub fn in_sync(&self) -> Vec<usize> {
+        self.slots()
+            .filter(|leg| self.state(*leg) == LegState::InSync)
+            .collect()
+    }
+
+    pub fn is_halted(&self) -> bool {
+        self.engine
+            .as_ref()
+            .is_some_and(|engine| engine.halted().is_some())
+    }
+
+    /// One more event or operation; false when the source's last moment has come.
+    pub fn is_alive(&mut self) -> bool {
+        if self.last_moment == Some(self.moments) {
+            return false;
+        }
+        self.moments += 1;
+        true
+    }
+
+    pub fn is_over(&self) -> bool {
+        self.last_moment == Some(self.moments)
+    }
+
+    // --- the engine ---------------------------------------------------------------------------------------------
+
+    /// A node opens its own disk and runs the mirror from it.
+    pub fn start_source(&mut self, leg: usize) {
+        let image = self.disks[leg].image().expect("a source was formatted");
+        self.note(|| format!("leg {leg} becomes source: {}", brief(Some(&image))));
+        let piece = self.shape.chunk * [1, 2, 3][self.random.below(3) as usize]
+            / [1, 2][self.random.below(2) as usize];
+        let settings = Settings {
+            resync_piece: piece.next_multiple_of(BLOCK),
+            resync_window: 1 + self.random.below(4) as usize,
+            resync_rate: [0, 0, 100][self.random.below(3) as usize],
+            ..Settings::default()
+        };
+        let ids = IdSource::new(self.random.next());
+        let engine = Engine::assemble(self.shape, settings, slot(leg), image, ids, false)
+            .expect("a leg that was in sync can be started");
+        if std::mem::take(&mut self.forgetful[leg]) {
+            self.application.forget_volatile();
+        }
+        for block in 0..self.blocks() {
+            if std::mem::take(&mut self.disks[leg].lost[block]) {
+                self.application.forget_volatile_block(block);
+            }
+            let (value, floor) = (self.disks[leg].cache[block], self.application.floor(block));
+            self.application
+                .expect_at_least(block, value, floor, "after a start");
+        }
+        self.application.told_of_loss();
+        self.engine = Some(engine);
+        self.source = leg;
+        self.stopped = false;
+        self.stopping = false;
+        self.connections.fill(None);
+        self.connect(leg);
+        self.states.fill(LegState::Absent);
+        self.feed(Event::Tick);
+    }
+
+    pub fn connect(&mut self, leg: usize) {
+        self.connections[leg] = Some(self.next_connection);
+        self.next_connection += 1;
+    }
+
+    pub fn feed(&mut self, event: Event) {
+        if self.engine.is_none() || !self.is_alive() {
+            return;
+        }
+        let Some(mut engine) = self.engine.take() else {
+            return;
+        };
+        let mut effects = Vec::new();
+        engine.handle(event, self.now, &mut effects);
+        self.engine = Some(engine);
+        for effect in effects {
+            self.take_up(effect);
+        }
+    }
+
+    fn take_up(&mut self, effect: Effect) {
+        match effect {
+            Effect::Leg {
+                operation,
+                slot,
+                command,
+            } => self.launch(operation, slot, Work::Data(command)),
+            Effect::Metadata {
+                operation,
+                slot,
+                update,
+            } => self.launch(operation, slot, Work::Metadata(steps(&update))),
+            Effect::Answer { request, outcome } => self.answer(request, &outcome),
+            Effect::Expel { slot, reason } => {
+                self.note(|| format!("{slot:?} is expelled: {reason}"));
+                assert!(!reason.is_empty(), "an expulsion has a reason");
+                self.disconnect(slot.number());
+            }
+            Effect::Stopped => {
+                self.note(|| "stopped".into());
+                self.stopped = true;
+            }
+        }
+    }
+
+    fn answer(&mut self, request: RequestId, outcome: &Outcome) {
+        self.note(|| format!("  answer to {request}: {outcome:?}"));
+        let learned = self.application.answered(request, outcome);
+        self.check_promise(&learned);
+    }
+
+    /// The application asks for something.
+    pub fn ask(&mut self) {
+        if self.engine.is_none() || self.is_over() {
+            return;
+        }
+        let (request, command) = self.application.ask(&mut self.random);
+        self.note(|| format!("request {request}: {command:?}"));
+        let before = self.application.acknowledged_writes;
+        self.feed(Event::Submit { request, command });
+        if self.stopping {
+            assert!(
+                !self.application.is_waiting_for(request)
+                    && self.application.acknowledged_writes == before,
+                "a request to a mirror that is being stopped is refused at once"
+            );
+        }
+    }
+}
+
+/// What a disk holds that was never part of the mirror.
+pub fn junk(leg: usize) -> u32 {
+    0xdead_0000 + leg as u32
+}
