@@ -271,11 +271,9 @@ impl Node {
 
     pub fn stop(self) {
         self.keepers.stop();
-        let (sender, receiver) = mpsc::channel();
         let mirror = Arc::clone(&self.mirror);
-        let stopping = std::thread::spawn(move || drop(sender.send(mirror.stop(PATIENCE))));
-        let clean = self.wait_for("the stop", || receiver.try_recv().ok());
-        stopping.join().unwrap();
-        assert!(clean, "the mirror stops cleanly");
+        let stopping = std::thread::spawn(move || mirror.stop(PATIENCE));
+        self.wait_for("the stop", || stopping.is_finished().then_some(()));
+        assert!(stopping.join().unwrap(), "the mirror stops cleanly");
     }
 }
