@@ -12,6 +12,7 @@ use nbd_protocol::session::Session;
 
 use crate::md::format::{FormattedLeg, NewLeg};
 use crate::md::{BitmapSuperblock, MdUuid, Superblock};
+use crate::mirror::generation::SLOTS;
 use crate::raid1::holds::holds;
 use crate::raid1::leg::{LegState, Slot};
 use crate::raid1::link::Link;
@@ -25,6 +26,7 @@ pub struct Keepers {
     names: NodeNames,
     template: (Superblock, BitmapSuperblock),
     leg_timeout: Duration,
+    turns: [Mutex<()>; SLOTS],
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -63,6 +65,7 @@ impl Keepers {
             names: metadata.names(),
             template: (metadata.superblock().clone(), metadata.bitmap().clone()),
             leg_timeout,
+            turns: Default::default(),
             state: Mutex::default(),
             changed: Condvar::new(),
         })
@@ -120,6 +123,7 @@ impl Keepers {
     ) -> Result<(), ExtendError> {
         let refused = |why: String| Err(ExtendError::Refused(why));
         let failed = |why: String| ExtendError::Failed(why);
+        let _turn = self.turn(slot);
         if self.mirror.view(|view| view.engine.state(slot)) != LegState::Absent {
             return refused(format!("{} has a leg already", self.names[slot.number()]));
         }
@@ -189,6 +193,10 @@ impl Keepers {
     }
 
     fn connect(&self, slot: Slot) -> Result<(), String> {
+        let _turn = self.turn(slot);
+        if self.mirror.link(slot).is_some() {
+            return Ok(());
+        }
         let target = self
             .lock()
             .targets
@@ -224,14 +232,16 @@ impl Keepers {
     }
 
     fn open(&self, target: &Target) -> Result<Link, String> {
-        let generation = {
+        // The event counter grows with every start of the mirror, on whatever node: a later source's sessions are newer
+        // than an earlier one's, whose writes its servers then refuse. Asked before the lock below is taken: whoever
+        // looks at the engine may ask for our state meanwhile.
+        let events = self.mirror.view(|view| view.engine.events());
+        let connection = {
             let mut state = self.lock();
             state.connections += 1;
-            // The event counter grows with every start of the mirror, on whatever node: a later source's sessions are
-            // newer than an earlier one's, whose writes its servers then refuse.
-            let events = self.mirror.view(|view| view.engine.events());
-            (events << CONNECTION_BITS) | (state.connections & ((1 << CONNECTION_BITS) - 1))
+            state.connections & ((1 << CONNECTION_BITS) - 1)
         };
+        let generation = (events << CONNECTION_BITS) | connection;
         let mirror: Weak<Mirror> = Arc::downgrade(&self.mirror);
         let options = Options {
             connect_timeout: self.leg_timeout.min(LONGEST_HANDSHAKE),
@@ -257,6 +267,12 @@ impl Keepers {
             );
         }
         Ok(Link::Remote(Arc::new(connection)))
+    }
+
+    /// Extending and reconnecting take turns: two connections to one leg would fence each other.
+    fn turn(&self, slot: Slot) -> MutexGuard<'_, ()> {
+        let turn = &self.turns[slot.number()];
+        turn.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     fn sleep(&self, pause: Duration) {

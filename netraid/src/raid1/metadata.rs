@@ -25,6 +25,9 @@ use crate::raid1::link::Link;
 /// Where metadata 1.2 has its superblock, in bytes.
 const SUPERBLOCK: u64 = 4096;
 
+/// Longest write of bitmap pages, in bytes.
+const LONGEST_WRITE: usize = 1 << 20;
+
 /// Why a disk is not a usable leg.
 #[derive(Debug, thiserror::Error)]
 pub enum MetadataError {
@@ -231,23 +234,7 @@ impl Metadata {
     ) -> Result<Vec<(u64, Bytes)>, MetadataError> {
         self.bitmap.events = update.events;
         self.bitmap.events_cleared = update.events_cleared;
-        let mut writes = Vec::new();
-        for (page, bits) in &update.pages {
-            let mut bytes = Vec::with_capacity(PAGE);
-            if *page == 0 {
-                bytes.extend_from_slice(&self.bitmap.encode());
-            }
-            bytes.extend_from_slice(bits);
-            let room = self
-                .layout
-                .bitmap_room
-                .saturating_sub(u64::from(*page) * PAGE as u64);
-            bytes.truncate(usize::try_from(room).unwrap_or(usize::MAX));
-            writes.push((
-                self.layout.bitmap + u64::from(*page) * PAGE as u64,
-                Bytes::from(bytes),
-            ));
-        }
+        let mut writes = self.bitmap_writes(update);
         if let Some((record, state)) = &update.superblock {
             self.set_record(record, state, local);
             let bytes = Bytes::copy_from_slice(&self.record.encode()?);
@@ -261,6 +248,34 @@ impl Metadata {
             ));
         }
         Ok(writes)
+    }
+
+    /// Neighbouring pages go out together: a whole bitmap is many pages, and each write waits for the one before.
+    fn bitmap_writes(&self, update: &Update) -> Vec<(u64, Bytes)> {
+        let mut writes: Vec<(u64, Vec<u8>)> = Vec::new();
+        for (page, bits) in &update.pages {
+            let start = u64::from(*page) * PAGE as u64;
+            let mut bytes = Vec::with_capacity(PAGE);
+            if *page == 0 {
+                bytes.extend_from_slice(&self.bitmap.encode());
+            }
+            bytes.extend_from_slice(bits);
+            let room = self.layout.bitmap_room.saturating_sub(start);
+            bytes.truncate(usize::try_from(room).unwrap_or(usize::MAX));
+            let at = self.layout.bitmap + start;
+            match writes.last_mut() {
+                Some((begin, run))
+                    if *begin + run.len() as u64 == at && run.len() < LONGEST_WRITE =>
+                {
+                    run.extend_from_slice(&bytes);
+                }
+                _ => writes.push((at, bytes)),
+            }
+        }
+        writes
+            .into_iter()
+            .map(|(at, bytes)| (at, Bytes::from(bytes)))
+            .collect()
     }
 
     fn set_record(&mut self, record: &LegRecord, state: &SuperState, local: Slot) {
