@@ -260,6 +260,7 @@ fn with_a_server_that_fences_a_held_up_write_never_overwrites_a_newer_one() {
     let (_server, target) = our_server(directory.path(), Arc::clone(&device));
     let mut options = impatient();
     options.connection.request_timeout = Some(Duration::from_millis(300));
+    options.session = Some(SESSION);
     let client = Client::open(&target, options).unwrap();
     assert!(client.export().fenced, "our server knows sessions");
     let writing = client.clone();
@@ -278,7 +279,21 @@ fn with_a_server_that_fences_a_held_up_write_never_overwrites_a_newer_one() {
             .iter()
             .all(|byte| *byte == 2)
     );
+    let options = Options {
+        session: Some(SESSION),
+        ..Options::default()
+    };
+    let error = Connection::open(&target, options).unwrap_err();
+    assert!(
+        matches!(error, OpenError::Handshake { .. }),
+        "the generation has grown: {error}"
+    );
 }
+
+const SESSION: Session = Session {
+    client: 0x1234,
+    generation: 3,
+};
 
 #[test]
 fn a_newer_session_fences_older_connections_and_an_older_one_is_refused() {

@@ -94,6 +94,7 @@ mod tests {
             for (piece, size) in Pieces::new(offset, length, step) {
                 prop_assert_eq!(piece, next);
                 prop_assert!(size > 0 && size <= step && size % block == 0);
+                prop_assert!(piece == offset || piece % step == 0, "cut beside a multiple of {}", step);
                 next += size;
             }
             prop_assert_eq!(next, offset + length);

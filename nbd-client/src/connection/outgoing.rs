@@ -270,3 +270,47 @@ const MAX_PIECES: usize = 128;
 
 /// How often one submitter sends for others before it hands over: nobody is kept for ever.
 const MAX_ROUNDS: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(cookie: u64) -> Frame {
+        Frame::new(cookie, &[0; 28], Bytes::new())
+    }
+
+    #[test]
+    fn frames_that_did_not_leave_stay_in_front_of_those_queued_meanwhile() {
+        let outgoing = Outgoing::new();
+        outgoing.push(frame(1));
+        outgoing.push(frame(2));
+        let mut in_hand = outgoing.lock().take_queued().unwrap();
+        outgoing.push(frame(3));
+        in_hand.front_mut().unwrap().sent = 5;
+        outgoing.lock().put_back(in_hand);
+        assert_eq!(outgoing.lock().queued_bytes, 3 * 28 - 5);
+        let order: Vec<u64> = outgoing
+            .lock()
+            .queued
+            .iter()
+            .map(|frame| frame.cookie)
+            .collect();
+        assert_eq!(order, [1, 2, 3]);
+        assert_eq!(outgoing.close(), [2, 3], "of frame 1 some bytes have left");
+        assert!(!outgoing.push(frame(4)) && outgoing.lock().queued.is_empty());
+    }
+
+    #[test]
+    fn much_that_is_gathered_is_worth_a_kick_at_once() {
+        let outgoing = Outgoing::new();
+        assert!(!outgoing.push(frame(1)));
+        assert!(outgoing.push(Frame::new(2, &[0; 28], Bytes::from(vec![0; GATHER_BYTES]))));
+        let outgoing = Outgoing::new();
+        assert_eq!(
+            (0..GATHER_FRAMES as u64)
+                .filter(|cookie| outgoing.push(frame(*cookie)))
+                .count(),
+            1
+        );
+    }
+}

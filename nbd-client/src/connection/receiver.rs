@@ -166,7 +166,9 @@ impl Receiver {
             // Only as many bytes as have really come are doubled, and decoding refuses messages beyond its own limit.
             self.staging.resize(self.staging.len() * 2, 0);
         }
-        let most = if self.large_reads {
+        // What is longer than a few headers is no read's: a list of extents, of which as much as possible is wanted.
+        let few = self.large_reads && self.filled.len() < FEW;
+        let most = if few {
             self.filled.end + FEW
         } else {
             self.staging.len()

@@ -78,6 +78,49 @@ fn large_writes_arrive_whole_and_in_order_through_a_full_socket() {
 }
 
 #[test]
+fn requests_of_many_threads_never_mix_on_the_wire() {
+    let (connection, mut server) = pair(HeaderStyle::Simple, Options::default());
+    let reader = std::thread::spawn(move || {
+        for _ in 0..4 * 60 {
+            let request = server.request();
+            assert_eq!(request.kind, CommandType::WRITE);
+            let payload = server.payload(request.length);
+            assert!(
+                payload
+                    .iter()
+                    .all(|byte| u64::from(*byte) == request.offset % 251)
+            );
+            server.say(&simple(0, request.cookie));
+        }
+    });
+    std::thread::scope(|scope| {
+        for thread in 0..4u64 {
+            let connection = &connection;
+            scope.spawn(move || {
+                let outcomes: Vec<_> = (0..60u64)
+                    .map(|index| {
+                        let offset = thread * 1000 + index;
+                        let data = vec![(offset % 251) as u8; 1000 * index as usize + 1].into();
+                        ask(
+                            connection,
+                            Command::Write {
+                                offset,
+                                data,
+                                fua: false,
+                            },
+                        )
+                    })
+                    .collect();
+                for outcome in outcomes {
+                    assert_eq!(only(outcome), Ok(Answer::Done));
+                }
+            });
+        }
+    });
+    reader.join().unwrap();
+}
+
+#[test]
 fn what_the_server_does_not_offer_is_never_sent() {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let export = Export {
