@@ -79,6 +79,26 @@ fn a_client_that_never_reads_holds_bounded_memory_and_nobody_else() {
 }
 
 #[test]
+fn what_one_connection_has_in_flight_is_bounded() {
+    let device = GateDevice::new(4096);
+    let server = TestServer::of(device.clone());
+    device.hold(is_read);
+    let mut client = server.attach();
+    // In one packet: what the server does not receive has to fit into the socket.
+    let requests: Vec<u8> = (0..1000)
+        .flat_map(|cookie| request_bytes(READ, 0, cookie, 0, 4))
+        .collect();
+    client.send(&requests);
+    // They are begun by up to 64 at a time.
+    device.wait_for_held(193);
+    device.assert_no_more_than(256);
+    device.open();
+    let mut cookies: Vec<u64> = (0..1000).map(|_| client.answer(4).cookie).collect();
+    cookies.sort();
+    assert_eq!(cookies, (0..1000).collect::<Vec<_>>());
+}
+
+#[test]
 fn a_write_is_not_held_up_by_a_client_that_does_not_read() {
     let device = GateDevice::new(4 << 20);
     let server = TestServer::of(device.clone());

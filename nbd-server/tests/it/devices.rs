@@ -49,10 +49,21 @@ impl GateDevice {
             .unwrap();
         assert!(
             !waited.timed_out(),
-            "held: {:?}, seen: {:?}",
-            state.held,
-            state.seen
+            "{} are held of {} seen",
+            state.held.len(),
+            state.seen.len()
         );
+    }
+
+    /// Gives the server some time to hand over more than `count` commands, which it must not.
+    pub fn assert_no_more_than(&self, count: usize) {
+        let state = self.lock();
+        let moment = Duration::from_millis(300);
+        let (state, _) = self
+            .changed
+            .wait_timeout_while(state, moment, |state| state.held.len() <= count)
+            .unwrap();
+        assert!(state.held.len() <= count, "{} are held", state.held.len());
     }
 
     /// Does what is held, oldest first, and holds nothing any more.

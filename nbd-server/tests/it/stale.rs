@@ -57,7 +57,9 @@ fn what_a_dead_connection_had_queued_is_dropped() {
     dying.write(0, 2, 256, &A);
     assert_eq!(dying.call(FLUSH, 0, 0, 0), 0);
     drop(dying);
+    let begun = std::time::Instant::now();
     server.wait_for_connections(1);
+    assert!(begun.elapsed().as_secs() < 5, "it was waited for instead");
 
     device.open();
     assert_eq!(other.answer(0).cookie, 1);
@@ -73,6 +75,23 @@ fn what_a_dead_connection_had_queued_is_dropped() {
         "{:?}",
         device.seen()
     );
+}
+
+#[test]
+fn what_arrives_with_the_end_of_its_connection_does_not_start() {
+    let device = GateDevice::new(8 << 20);
+    let server = TestServer::of(device.clone());
+    let mut client = server.attach();
+    // More than the socket holds: the server is busy sending until the client reads.
+    client.request(READ, 0, 1, 0, 8 << 20);
+    wait_until("the read", || !device.seen().is_empty());
+    client.write(0, 2, 0, &A);
+    client.stream.shutdown(std::net::Shutdown::Write).unwrap();
+    // From here on the client may have sent newer writes on another connection.
+    assert_eq!(client.answer(8 << 20).cookie, 1);
+    client.wait_for_close();
+    server.wait_for_connections(0);
+    assert_eq!(device.seen(), ["Read(0+8388608)"]);
 }
 
 #[test]
@@ -105,6 +124,7 @@ fn writes_behind_a_slow_one_do_not_start_when_the_client_has_gone() {
     struct Slow {
         inner: std::sync::Arc<GateDevice>,
         gate: std::sync::Mutex<Option<std::sync::mpsc::Receiver<()>>>,
+        entered: std::sync::mpsc::Sender<()>,
     }
     impl nbd_server::device::BlockDevice for Slow {
         fn geometry(&self) -> nbd_server::device::Geometry {
@@ -118,6 +138,7 @@ fn writes_behind_a_slow_one_do_not_start_when_the_client_has_gone() {
             if is_write(&command)
                 && let Some(gate) = self.gate.lock().unwrap().take()
             {
+                self.entered.send(()).unwrap();
                 gate.recv().unwrap();
                 std::thread::sleep(std::time::Duration::from_millis(2));
             }
@@ -126,9 +147,11 @@ fn writes_behind_a_slow_one_do_not_start_when_the_client_has_gone() {
     }
     let inner = GateDevice::new(4096);
     let (open, gate) = std::sync::mpsc::channel();
+    let (entered, is_entered) = std::sync::mpsc::channel();
     let server = TestServer::of(std::sync::Arc::new(Slow {
         inner: inner.clone(),
         gate: Some(gate).into(),
+        entered,
     }));
     let mut client = server.attach();
     let mut message = Vec::new();
@@ -143,6 +166,8 @@ fn writes_behind_a_slow_one_do_not_start_when_the_client_has_gone() {
         message.extend(A);
     }
     client.send(&message);
+    // All four have passed the gate when the first one starts.
+    is_entered.recv().unwrap();
     drop(client);
     open.send(()).unwrap();
     server.wait_for_connections(0);
