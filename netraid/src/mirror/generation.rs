@@ -64,6 +64,18 @@ impl Generations {
         }
     }
 
+    /// How much a leg in `slot` misses whose generation is `id`, one of the history.
+    ///
+    /// If that came after the generation since which the slot counts as away, the leg had returned meanwhile, and a
+    /// crash kept that from being noted. It has been away ever since `id`, so no bit has been dropped since then.
+    fn extent_since(&self, id: Generation, slot: usize) -> Extent {
+        let age = |id: Generation| self.history.iter().position(|known| *known == id);
+        match (age(id), age(self.away[slot])) {
+            (Some(then), Some(away)) if then < away => Extent::Partial,
+            _ => Extent::Full,
+        }
+    }
+
     fn away_from_any(&self, id: Generation) -> bool {
         id != Generation::NONE && self.away.contains(&id)
     }
@@ -147,10 +159,12 @@ pub fn decide(
         () if i_am_like_a_third => ("away as another leg", Verdict::FromPeer(Extent::Partial)),
         () if they_are_like_a_third => ("away as another leg", Verdict::ToPeer(Extent::Partial)),
         () if peer.history.contains(&mine) && !own.history.contains(&theirs) => {
-            ("long away", Verdict::FromPeer(Extent::Full))
+            let extent = peer.extent_since(mine, own_slot);
+            (extent_rule(extent), Verdict::FromPeer(extent))
         }
         () if own.history.contains(&theirs) && !peer.history.contains(&mine) => {
-            ("long away", Verdict::ToPeer(Extent::Full))
+            let extent = own.extent_since(theirs, peer_slot);
+            (extent_rule(extent), Verdict::ToPeer(extent))
         }
         () if own.away[peer_slot] != none && own.away[peer_slot] == peer.away[own_slot] => {
             ("both written alone", Verdict::SplitBrain)
@@ -161,6 +175,13 @@ pub fn decide(
         () => ("nothing in common", Verdict::Unrelated),
     };
     Decision { rule, verdict }
+}
+
+fn extent_rule(extent: Extent) -> &'static str {
+    match extent {
+        Extent::Partial => "returned unnoticed, then away",
+        Extent::Full => "long away",
+    }
 }
 
 #[cfg(test)]
@@ -208,6 +229,25 @@ mod tests {
         );
         assert_eq!(
             decide(&own, 0, &fresh(1), 1).verdict,
+            Verdict::ToPeer(Extent::Full)
+        );
+    }
+
+    #[test]
+    fn a_return_that_a_crash_kept_from_being_noted_is_resynced_in_part() {
+        let mut own = fresh(1);
+        own.mint(Generation(2), [1].into_iter());
+        own.mint(Generation(3), [1].into_iter());
+        assert_eq!(
+            decide(&own, 0, &fresh(2), 1).verdict,
+            Verdict::ToPeer(Extent::Partial),
+            "away since 1, but it has 2"
+        );
+        // A leg that was replaced before the slot was noted as away again is older than that.
+        own.returned(1);
+        own.mint(Generation(4), [1].into_iter());
+        assert_eq!(
+            decide(&own, 0, &fresh(2), 1).verdict,
             Verdict::ToPeer(Extent::Full)
         );
     }
