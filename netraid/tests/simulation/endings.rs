@@ -112,8 +112,9 @@ impl World {
             return;
         };
         let forced = self.slots().find(|leg| {
+            // One whose superblock alone says so was just about to be in sync, and may have the newest data.
             let disk = &self.disks[*leg];
-            disk.image().is_some() && !disk.is_consistent()
+            disk.image().is_some() && !disk.record().consistent
         });
         let Some(forced) = forced else { return };
         assert!(

@@ -1,0 +1,237 @@
+//! One piece of a resync: read from a leg in sync, written to the legs that miss it.
+
+use super::*;
+
+/// One piece under way.
+#[derive(Debug)]
+pub(super) struct CopyJob {
+    offset: u64,
+    length: u64,
+    targets: SlotSet,
+    /// Its place among overlapping writes; set once its turn has come.
+    pub(super) ticket: Option<Ticket>,
+    tried: SlotSet,
+    source: Option<Slot>,
+    waiting: SlotSet,
+}
+
+impl CopyJob {
+    pub(super) fn new(offset: u64, length: u64, targets: SlotSet) -> CopyJob {
+        CopyJob {
+            offset,
+            length,
+            targets,
+            ticket: None,
+            tried: SlotSet::EMPTY,
+            source: None,
+            waiting: SlotSet::EMPTY,
+        }
+    }
+}
+
+impl Engine {
+    /// The piece has its range: read it from a leg in sync.
+    pub(super) fn start_copy_read(&mut self, job: JobId, effects: &mut Vec<Effect>) {
+        let in_sync = self.in_sync();
+        let resyncing = self.slots_in(&[LegState::Resync]);
+        let Some(Job::Copy(copy)) = self.jobs.get_mut(&job) else {
+            return;
+        };
+        copy.targets = copy.targets.and(resyncing);
+        let candidates = in_sync.without(copy.tried);
+        let source = if candidates.contains(self.local) {
+            Some(self.local)
+        } else {
+            candidates.iter().next()
+        };
+        let (offset, length) = (copy.offset, copy.length);
+        let Some(source) = source.filter(|_| !copy.targets.is_empty()) else {
+            self.end_copy(job, false);
+            return;
+        };
+        copy.tried.insert(source);
+        copy.source = Some(source);
+        let length = u32::try_from(length).unwrap_or(u32::MAX);
+        self.send(
+            source,
+            Purpose::Job(job),
+            Command::Read { offset, length },
+            effects,
+        );
+    }
+
+    pub(super) fn copy_operation_done(
+        &mut self,
+        job: JobId,
+        slot: Slot,
+        outcome: Outcome,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(Job::Copy(copy)) = self.jobs.get_mut(&job) else {
+            return;
+        };
+        if copy.source == Some(slot) {
+            copy.source = None;
+            match outcome {
+                Ok(Answer::Data(data)) if data.len() as u64 == copy.length => {
+                    self.write_copy(job, data, effects)
+                }
+                other => self.copy_read_failed(job, slot, other, effects),
+            }
+            return;
+        }
+        copy.waiting.remove(slot);
+        if let Err(failure) = outcome {
+            copy.targets.remove(slot);
+            if self.state(slot) != LegState::Absent {
+                self.leg_failed(
+                    slot,
+                    format!("failed a write of the resync: {}", failure.why),
+                    effects,
+                );
+            }
+        }
+        if matches!(self.jobs.get(&job), Some(Job::Copy(copy)) if copy.waiting.is_empty()) {
+            self.end_copy(job, true);
+        }
+    }
+
+    fn write_copy(&mut self, job: JobId, data: Bytes, effects: &mut Vec<Effect>) {
+        let resyncing = self.slots_in(&[LegState::Resync]);
+        let Some(Job::Copy(copy)) = self.jobs.get_mut(&job) else {
+            return;
+        };
+        let (offset, length) = (copy.offset, copy.length);
+        copy.targets = copy.targets.and(resyncing);
+        copy.waiting = copy.targets;
+        let targets = copy.targets;
+        let command = if is_zero(&data) {
+            Command::WriteZeroes {
+                offset,
+                length,
+                fua: false,
+                no_hole: false,
+                fast: false,
+            }
+        } else {
+            self.resync.sent += length;
+            Command::Write {
+                offset,
+                data,
+                fua: false,
+            }
+        };
+        self.resync.copied += length;
+        for slot in targets.iter() {
+            self.send(slot, Purpose::Job(job), command.clone(), effects);
+        }
+        if targets.is_empty() {
+            self.end_copy(job, false);
+        }
+    }
+
+    /// Another leg in sync may have the piece; if none has, its targets can't be made equal.
+    fn copy_read_failed(
+        &mut self,
+        job: JobId,
+        slot: Slot,
+        outcome: Outcome,
+        effects: &mut Vec<Effect>,
+    ) {
+        let why = match outcome {
+            Err(failure) => failure.why.into_owned(),
+            Ok(_) => "its answer has the wrong length".into(),
+        };
+        if self.state(slot) != LegState::Absent {
+            self.leg_failed(slot, format!("failed a read of the resync: {why}"), effects);
+        }
+        let Some(Job::Copy(copy)) = self.jobs.get(&job) else {
+            return;
+        };
+        let targets = copy.targets;
+        if !self.in_sync().without(copy.tried).is_empty() {
+            self.start_copy_read(job, effects);
+            return;
+        }
+        self.end_copy(job, false);
+        for target in targets
+            .iter()
+            .filter(|target| self.state(*target) == LegState::Resync)
+            .collect::<Vec<_>>()
+        {
+            self.leg_failed(
+                target,
+                format!("leg {slot} can't be read for the resync: {why}"),
+                effects,
+            );
+        }
+    }
+
+    fn end_copy(&mut self, job: JobId, written: bool) {
+        let Some(Job::Copy(copy)) = self.jobs.remove(&job) else {
+            return;
+        };
+        self.resync.under_way -= 1;
+        self.release_range(copy.ticket);
+        let resyncing = self.slots_in(&[LegState::Resync]);
+        for chunk in self.shape.chunks_of(copy.offset, copy.length) {
+            let start = copy.offset.max(chunk * self.shape.chunk);
+            let end = (copy.offset + copy.length).min((chunk + 1) * self.shape.chunk);
+            let Some(partial) = self.resync.chunks.get_mut(&chunk) else {
+                continue;
+            };
+            partial.left = partial.left.saturating_sub(end - start);
+            partial.targets = if written {
+                partial.targets.and(copy.targets).and(resyncing)
+            } else {
+                SlotSet::EMPTY
+            };
+            if partial.left > 0 {
+                continue;
+            }
+            if let Some(partial) = self.resync.chunks.remove(&chunk) {
+                for slot in partial.targets.iter() {
+                    self.legs[slot.number()].missing.remove(chunk);
+                }
+            }
+        }
+    }
+
+    /// The leg in `slot` is away: what is being copied to it does not count, even if it comes back meanwhile.
+    pub(super) fn forget_copies_to(&mut self, slot: Slot) {
+        for partial in self.resync.chunks.values_mut() {
+            partial.targets.remove(slot);
+        }
+        for job in self.jobs.values_mut() {
+            if let Job::Copy(copy) = job {
+                copy.targets.remove(slot);
+            }
+        }
+    }
+
+    /// The leg that resyncs read from may have something else in these chunks than what it was sent, and the legs being
+    /// resynced were sent the same.
+    pub(super) fn copy_again(&mut self, chunks: &crate::raid1::chunks::ChunkSet) {
+        for slot in self
+            .slots_in(&[LegState::Resync, LegState::Finishing])
+            .iter()
+        {
+            let leg = &mut self.legs[slot.number()];
+            // A last flush that is under way came too early.
+            leg.last_flush = None;
+            leg.state = LegState::Resync;
+            leg.missing.unite(chunks);
+        }
+        for (chunk, partial) in &mut self.resync.chunks {
+            if chunks.contains(*chunk) {
+                partial.targets = SlotSet::EMPTY;
+            }
+        }
+    }
+}
+
+/// Whether all of `data` is zero. Whole pages at a time, so that the compiler can use wide registers.
+fn is_zero(data: &[u8]) -> bool {
+    data.chunks(4096)
+        .all(|page| page.iter().fold(0, |all, byte| all | byte) == 0)
+}

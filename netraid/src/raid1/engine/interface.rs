@@ -1,0 +1,176 @@
+//! What goes into the engine and what comes out of it.
+
+use bytes::Bytes;
+use nbd_protocol::command::{Command, Outcome};
+
+use crate::raid1::leg::{LegImage, LegRecord, Slot, SuperState};
+
+/// Size and division of a mirror.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Bytes that the application sees.
+    pub size: u64,
+    /// Bytes under one bit of the write-intent bitmap; a power of two.
+    pub chunk: u64,
+    /// Number of slots (md: raid disks), 1 to 8.
+    pub slots: usize,
+}
+
+impl Shape {
+    /// Number of chunks; the last may be shorter.
+    pub fn chunks(&self) -> u64 {
+        self.size.div_ceil(self.chunk)
+    }
+
+    pub(super) fn chunks_of(&self, offset: u64, length: u64) -> std::ops::Range<u64> {
+        offset / self.chunk..(offset + length).div_ceil(self.chunk)
+    }
+}
+
+/// Times and bounds. All times are in milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// A remote leg that has not answered for this long is expelled.
+    pub leg_timeout: u64,
+    /// The same for the local leg.
+    pub local_timeout: u64,
+    /// How often bits are considered for dropping; a bit stays one to two of these after the last write.
+    pub clean_interval: u64,
+    /// Most bytes copied in one piece of a resync.
+    pub resync_piece: u64,
+    /// Most pieces under way while the application is quiet.
+    pub resync_window: usize,
+    /// Most bytes a second that a resync reads; 0 means no bound.
+    pub resync_rate: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            leg_timeout: 10_000,
+            local_timeout: 60_000,
+            clean_interval: 5_000,
+            resync_piece: 1 << 20,
+            resync_window: 8,
+            resync_rate: 0,
+        }
+    }
+}
+
+/// Names an application's request; chosen by the caller, unique among those not yet answered.
+pub type RequestId = u64;
+
+/// Names one effect that will be reported as done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OperationId(pub u64);
+
+/// What happens to a mirror.
+#[derive(Debug)]
+pub enum Event {
+    /// The application asks for something.
+    Submit {
+        /// Name for the answer.
+        request: RequestId,
+        /// What it asks; its range lies within the mirror.
+        command: Command,
+    },
+    /// An [`Effect::Leg`] or [`Effect::Metadata`] is over.
+    Done {
+        /// Which.
+        operation: OperationId,
+        /// How it ended.
+        outcome: Outcome,
+    },
+    /// A leg was connected and its metadata read.
+    Attach {
+        /// Where it belongs.
+        slot: Slot,
+        /// What its metadata says; `None` for a blank leg that is to be filled (an extension).
+        image: Option<LegImage>,
+    },
+    /// A leg's connection is gone.
+    Lost {
+        /// Which leg.
+        slot: Slot,
+        /// Why, in words.
+        reason: String,
+    },
+    /// Time has passed; expected a few times a second.
+    Tick,
+    /// Stop or continue copying.
+    PauseResync(bool),
+    /// Finish what was accepted, make every leg clean, then [`Effect::Stopped`].
+    Stop,
+}
+
+/// What is written to one leg's metadata, in this order and each durable before the next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Update {
+    /// Event counter for the bitmap's own header.
+    pub events: u64,
+    /// The event counter when bits were last dropped with no leg absent (md: `events_cleared`).
+    pub events_cleared: u64,
+    /// Pages of the bitmap area: number and the bytes of the bit array that it holds.
+    pub pages: Vec<(u32, Bytes)>,
+    /// The leg's NetRAID record and superblock, if they change.
+    pub superblock: Option<(LegRecord, SuperState)>,
+}
+
+/// What has to be done now.
+#[derive(Debug)]
+pub enum Effect {
+    /// Give `command` to a leg (offsets are those of the mirror) and report [`Event::Done`].
+    Leg {
+        /// Name for the report.
+        operation: OperationId,
+        /// Which leg.
+        slot: Slot,
+        /// What to do.
+        command: Command,
+    },
+    /// Write a leg's metadata durably and report [`Event::Done`].
+    Metadata {
+        /// Name for the report.
+        operation: OperationId,
+        /// Which leg.
+        slot: Slot,
+        /// What to write.
+        update: Update,
+    },
+    /// Answer the application.
+    Answer {
+        /// Which request.
+        request: RequestId,
+        /// The answer.
+        outcome: Outcome,
+    },
+    /// Cut a leg off: nothing more may reach it, and nothing under way may land on it after it is attached again.
+    Expel {
+        /// Which leg.
+        slot: Slot,
+        /// Why, in words.
+        reason: String,
+    },
+    /// The mirror is stopped and clean.
+    Stopped,
+}
+
+/// A source of generation ids: a fixed sequence for a seed, so that the engine itself has no randomness.
+#[derive(Clone, Debug)]
+pub struct IdSource(u64);
+
+impl IdSource {
+    /// The sequence of `seed`; the caller draws it from the system's randomness.
+    pub fn new(seed: u64) -> IdSource {
+        IdSource(seed)
+    }
+
+    /// The next id, never 0 (SplitMix64).
+    pub fn draw(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)).max(1)
+    }
+}
