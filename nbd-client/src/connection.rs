@@ -1,8 +1,8 @@
 //! One negotiated connection to one export: requests go in from any thread, completions come out.
 //!
-//! There is no event loop. The thread that submits a request also sends it ([`outgoing`]); one thread per connection
-//! receives replies and calls the completions ([`receiver`]); one thread per process watches the deadlines
-//! ([`deadline`]). A request is completed exactly once, whatever happens to the connection: answered, refused, timed
+//! There is no event loop. The thread that submits a request also sends it (`outgoing.rs`); one thread per connection
+//! receives replies and calls the completions (`receiver.rs`); one thread per process watches the deadlines
+//! (`deadline.rs`). A request is completed exactly once, whatever happens to the connection: answered, refused, timed
 //! out, lost. A connection never comes back; [`Client`](crate::Client) makes new ones.
 
 mod deadline;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use nbd_protocol::command::{Errno, Failure};
 
 /// Error number of a request whose connection was lost after it may have been sent: **its outcome is unknown**.
-/// (104, `ECONNRESET`; no server can make a request fail with it, see [`from_peer`].)
+/// (104, `ECONNRESET`; no server can make a request fail with it, see `from_peer`.)
 pub const LOST: Errno = Errno(104);
 
 /// Error number of a request that the server did not answer in time: **its outcome is unknown**. (110, `ETIMEDOUT`)
