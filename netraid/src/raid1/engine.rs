@@ -2,9 +2,10 @@
 //!
 //! What holds at every moment, whatever order effects complete in:
 //! - a data write is sent to a leg only after the bits of its chunks are durable on every attached leg, and after a
-//!   superblock that says "active" under the current generation is;
+//!   superblock that says "active" is, under the generation that was current when the write's turn came;
 //! - overlapping writes (the resync's own included) are never under way at once, so every leg sees one order;
-//! - a write is answered only when every leg in sync has it, or the leg's expulsion and the new generation are durable;
+//! - a write or a flush is answered only when every leg in sync has it, or the leg's expulsion and the new generation
+//!   are durable;
 //! - a bit is dropped only by the cleaning cycle: no leg is absent, none still misses the chunk, and every leg was
 //!   flushed after the last write to the chunk ended.
 
@@ -399,3 +400,6 @@ fn refuse(event: Event, effects: &mut Vec<Effect>) {
 
 /// Bound of one `x-netraid:dirty` answer; the client asks on from where it ends.
 const MAX_DIRTY_EXTENTS: usize = 4096;
+
+#[cfg(test)]
+mod tests;

@@ -210,10 +210,19 @@ impl World {
         };
         if next != old {
             self.tally.failovers += 1;
-            // The new source opens its disk itself: what the dead one had queued there ends before or never.
-            self.settle_flights_to(next);
         }
-        self.start_source(next);
+        self.open(next);
+    }
+
+    /// The new source opens its disk itself: what the old one had queued there ends before or never. Should the disk say
+    /// then that it was being resynced, another is tried.
+    fn open(&mut self, mut leg: usize) {
+        self.settle_flights_to(leg);
+        while !self.disks[leg].is_consistent() {
+            leg = self.newest();
+            self.settle_flights_to(leg);
+        }
+        self.start_source(leg);
     }
 
     /// The leg that no other is newer than, by its own metadata: what an administrator would be told to start.
@@ -295,7 +304,6 @@ impl World {
             None => self.newest(),
         };
         self.application.forget_questions();
-        self.settle_flights_to(next);
-        self.start_source(next);
+        self.open(next);
     }
 }
