@@ -1,0 +1,167 @@
+#!/usr/bin/env bash
+# Breaks the mirror engine on purpose, one mistake at a time, and demands that the simulation notices each.
+#
+#   scripts/break-engine.sh [LETTER...]     all mistakes, or those whose names begin with one of the letters
+#
+#   SCHEDULES=100000   how many schedules a mistake may survive before it counts as missed
+#   CARGO_TARGET_DIR   where to build; kept between runs, a folder of its own by default
+#
+# The sources are copied to a temporary folder and changed there. A change that does not fit the sources any more, or
+# does not compile, is an error: this script has to be kept up to date with the engine. Exit 0 only if the unchanged
+# engine passes and every mistake is caught.
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit 1
+schedules=${SCHEDULES:-100000}
+export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target/break-engine}
+# Quick to build again and again, and still quick to run.
+export CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_DEBUG=0 CARGO_PROFILE_RELEASE_CODEGEN_UNITS=8
+export RUST_BACKTRACE=0
+
+copy=$(mktemp -d) || exit 1
+trap 'rm -rf "$copy"' EXIT
+cp Cargo.toml Cargo.lock "$copy" || exit 1
+for crate in */Cargo.toml; do
+    cp -a "${crate%/*}" "$copy" || exit 1
+done
+engine=netraid/src/raid1/engine
+# Only what the engine needs: the rest of the crate has no part in this and would have to be built each time.
+rm -rf "$copy"/netraid/src/{bin,main.rs} "$copy"/netraid/tests/{md,mirror,golden} "$copy"/netraid/{benches,examples}
+printf '//! The engine alone.\npub mod mirror;\npub mod raid1;\n' >"$copy/netraid/src/lib.rs"
+printf '//! The engine alone.\npub mod chunks;\npub mod engine;\npub mod intent;\npub mod leg;\n' \
+    >"$copy/netraid/src/raid1.rs"
+
+fail() {
+    echo "break-engine: $*" >&2
+    exit 1
+}
+
+# change FILE OLD NEW: replaces the only place where FILE says OLD (any amount of white space is one space there).
+change() {
+    local file=$1
+    OLD=$2 NEW=$3 perl -0777 -i -pe '
+        BEGIN { $old = join "\\s+", map { quotemeta } split " ", $ENV{OLD}; $count = 0 }
+        $count += s/$old/$ENV{NEW}/g;
+        END { exit($count == 1 ? 0 : 1) }
+    ' "$copy/$file" || fail "'$2' is not, or not only once, in $file: bring this script up to date"
+}
+
+simulate() {
+    (cd "$copy" && NETRAID_SCHEDULES=$1 cargo test --quiet --locked --release -p netraid --test simulation \
+        -- --nocapture) >"$copy/log" 2>&1
+}
+
+wanted=("$@")
+missed=0
+tried=0
+width=62
+# mistake NAME FILE OLD NEW [FILE OLD NEW]...
+mistake() {
+    local name=$1 file caught after
+    shift
+    if [ ${#wanted[@]} -gt 0 ] && ! printf '%s\n' "${wanted[@]}" | grep -qxF -- "${name%%[0-9 ]*}"; then
+        return
+    fi
+    tried=$((tried + 1))
+    local changed=()
+    while [ $# -ge 3 ]; do
+        file=$1
+        if ! printf '%s\n' "${changed[@]}" | grep -qxF -- "$file"; then
+            cp "$copy/$file" "$copy/$file.kept"
+            changed+=("$file")
+        fi
+        change "$file" "$2" "$3"
+        shift 3
+    done
+    if simulate "$schedules"; then
+        caught='MISSED'
+        after=$schedules
+        missed=$((missed + 1))
+    else
+        after=$(sed -n 's/^schedule [0-9]* failed after \([0-9]*\) schedules.*/\1/p' "$copy/log" | head -n 1)
+        if [ -n "$after" ]; then
+            caught=$(grep -A1 "panicked at" "$copy/log" | grep -v "panicked at\|^--" | head -n 1)
+        else
+            caught=$(tail -n 1 <(grep -v '^ *$\|^note\|^error: test failed' "$copy/log"))
+            grep -q '^error' "$copy/log" && { cat "$copy/log" >&2; fail "the mistake '$name' does not compile"; }
+            after=$schedules
+        fi
+    fi
+    printf '%-*s | %8s | %s\n' "$width" "$name" "$after" "${caught:0:150}"
+    for file in "${changed[@]}"; do
+        # With a new time, or cargo takes the build of the mistake for up to date.
+        cp "$copy/$file.kept" "$copy/$file"
+    done
+}
+
+simulate 5000 || { cat "$copy/log" >&2; fail 'the engine as it is fails the simulation'; }
+printf '%-*s | %8s | %s\n' "$width" 'mistake' 'after' 'caught by'
+
+mistake 'a1 a bit is dropped after the first leg is flushed' \
+    $engine/clean.rs 'if !cycle.waiting.remove(&flush) || !cycle.waiting.is_empty() {' \
+    'if !cycle.waiting.remove(&flush) {'
+mistake 'a2 a bit is dropped although a leg still misses the chunk' \
+    $engine/clean.rs 'for leg in &self.legs { quiet.subtract(&leg.missing); }' ''
+mistake 'a3 a bit is dropped although a leg is away' \
+    $engine/clean.rs 'if !self.complete() { quiet.clear(); }' '' \
+    $engine/clean.rs 'if self.complete() && self.intent.drop_bits' 'if self.intent.drop_bits'
+mistake 'a4 a bit is dropped although its chunk is being written' \
+    netraid/src/raid1/intent.rs \
+    'if self.recent.contains(chunk) || self.held.contains_key(&chunk) || !self.durable.contains(chunk)' \
+    'if !self.durable.contains(chunk)'
+mistake 'b  overlapping writes are under way at once' \
+    $engine/write.rs 'self.ranges.admit((), offset, length, job)' 'self.ranges.admit((), offset, length.min(0), job)'
+mistake 'c1 a write is sent before its bit is durable' \
+    $engine/write.rs 'if durable && self.commit.durable >= required {' \
+    'if durable || self.commit.durable >= required {'
+mistake 'c2 a write is sent before its generation is durable' \
+    $engine/write.rs 'if durable && self.commit.durable >= required {' 'if durable {'
+mistake 'd1 a write is answered before an expulsion is durable' \
+    $engine/write.rs '_ if self.commit.durable >= self.commit.answer_from => Ok(Answer::Done),' \
+    '_ if self.commit.durable <= u64::MAX => Ok(Answer::Done),'
+mistake 'd2 a commit counts although its last leg in sync is gone' \
+    $engine/commit.rs 'if self.halted.is_some() { return; } let Some(under_way) = &mut self.commit.under_way' \
+    'let Some(under_way) = &mut self.commit.under_way'
+mistake 'e1 the bits of a returning leg are not merged' \
+    $engine/attach.rs 'self.intent.merge(&image.dirty);' '_ = image;'
+mistake 'e2 a returning leg misses only what is dirty here' \
+    $engine/attach.rs 'leg.needs_whole_bitmap = true; self.abandon_cleaning();' 'self.abandon_cleaning();'
+mistake 'f1 the resync copies without holding its range' \
+    $engine/resync.rs 'self.admit(job, offset, length);' 'self.admit(job, offset, 0);'
+mistake 'f2 copies to a leg that went away and came back count' \
+    $engine/membership.rs 'self.forget_copies_to(slot);' ''
+mistake 'g1 a flush reaches the local leg only' \
+    $engine/clean.rs 'let waiting = self.slots_in(&[LegState::InSync, LegState::Finishing]);' \
+    'let waiting = self.slots_in(&[LegState::InSync]).and([self.local].into_iter().collect());'
+mistake 'g2 a flush does not reach a leg that is about to be in sync' \
+    $engine/clean.rs 'let waiting = self.slots_in(&[LegState::InSync, LegState::Finishing]);' \
+    'let waiting = self.slots_in(&[LegState::InSync]);'
+mistake 'g3 a leg is in sync before its last flush' \
+    $engine/resync.rs 'leg.state = LegState::Finishing;' 'leg.state = LegState::InSync;'
+mistake 'h1 no generation is minted' \
+    $engine/membership.rs 'if in_sync.is_empty() || self.members.without(in_sync).is_empty() {' \
+    'if !in_sync.is_empty() || in_sync.is_empty() {'
+mistake 'h2 a flush answered without a leg mints no generation' \
+    $engine/clean.rs 'self.mint_if_needed();' ''
+mistake 'h3 a source that was left behind goes on in its generation' \
+    $engine/attach.rs 'members: Slot::first(shape.slots).collect(),' \
+    'members: { let away = engine_away; Slot::first(shape.slots).filter(|slot| away[slot.number()] == Generation::NONE).collect() },' \
+    $engine/attach.rs 'generations.returned(local.number());' \
+    'generations.returned(local.number()); let engine_away = generations.away;'
+mistake 'i1 a leg being resynced is not marked' \
+    $engine/attach.rs 'record.consistent = same && self.intent.dirty().is_empty();' ''
+mistake 'i2 a leg is marked before another says that it is in sync' \
+    $engine/commit.rs 'if in_sync.contains(self.local) { [self.local].into_iter().collect() } else { in_sync }' \
+    '[self.local].into_iter().collect()'
+mistake 'j1 a failed flush of the last leg in sync is kept quiet' \
+    $engine/clean.rs 'self.untold = Some(failure);' ''
+mistake 'j2 what a failed flush lost is not copied again' \
+    $engine/clean.rs 'self.copy_again(&suspects);' '_ = suspects;'
+mistake 'j3 a flush that does not count any more may fail unnoticed' \
+    $engine/clean.rs 'self.cleaning.under_way = None; }' \
+    'self.cleaning.under_way = None; self.operations.retain(|_, operation| operation.purpose != Purpose::CleanFlush); }'
+mistake 'k  a stopped mirror still writes metadata' \
+    netraid/src/raid1/engine.rs 'if self.stopped { return refuse(event, effects); }' ''
+
+[ "$tried" -gt 0 ] || fail "no mistake is called ${wanted[*]}"
+echo "$((tried - missed)) of $tried mistakes caught"
+[ "$missed" = 0 ]
