@@ -2,10 +2,11 @@
 
 pub mod cli;
 pub mod control;
-pub mod md;
 pub mod mirror;
 pub mod quickstart;
 pub mod raid1;
 pub mod report;
 pub mod run;
 pub mod status;
+
+pub use md_format as md;

@@ -1,7 +1,7 @@
 //! A superblock from bytes, and bytes from a superblock.
 
 use super::{BLOCK, Features, MAGIC, MAX_DEV, Role, Superblock, SuperblockError, Timestamp, field};
-use crate::md::MdUuid;
+use crate::MdUuid;
 use std::ops::Range;
 
 impl Superblock {

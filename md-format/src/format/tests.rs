@@ -1,7 +1,7 @@
 //! Fresh mirrors, judged by `mdadm`.
 
 use super::*;
-use crate::md::superblock::MAX_DEV;
+use crate::superblock::MAX_DEV;
 
 const MIB: u64 = 1 << 20;
 

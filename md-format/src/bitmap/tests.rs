@@ -98,7 +98,7 @@ fn every_wrong_header_is_refused_by_name() {
 
 #[test]
 fn a_header_of_another_array_size_or_time_is_not_trusted() {
-    let mut superblock = crate::md::superblock::tests::sample();
+    let mut superblock = crate::superblock::tests::sample();
     superblock.set_uuid = MdUuid([7; 16]);
     superblock.size = 4096;
     superblock.events = 10;

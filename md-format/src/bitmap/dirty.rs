@@ -1,7 +1,7 @@
 //! The bits of a write-intent bitmap: which chunks of the array may differ between its legs.
 
 use super::{BitmapError, BitmapSuperblock, HEADER, MAX_CHUNKS, bitmap_bytes};
-use crate::md::PAGE;
+use crate::PAGE;
 use std::ops::Range;
 
 /// One bit a chunk, set: the legs may differ there.
