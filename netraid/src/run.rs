@@ -87,8 +87,10 @@ pub struct Running {
 impl Running {
     /// Starts everything; the mirror can be used when this returns.
     pub fn start(plan: &Plan) -> Result<Running, RunError> {
+        // The file system on the mirror reads ahead, and the resync knows what it needs.
         let device = FileDevice::open(&plan.disk, false)
-            .map_err(|error| RunError::Usage(error.to_string()))?;
+            .map_err(|error| RunError::Usage(error.to_string()))?
+            .without_reading_ahead();
         let link = Link::Local(Arc::new(device));
         let leg = |error| RunError::Leg {
             disk: plan.disk.clone(),
