@@ -1,1 +1,26 @@
 //! Nodes with real Linux kernels, run as processes, joined by cables that a test can cut.
+//!
+//! Each node is a User-Mode Linux kernel with its own name, address and disks, and sees the host's files read-only. A
+//! test that needs such nodes calls [`scenario`]; people who want to look around run `make lab-shell`.
+
+mod available;
+mod channel;
+mod control;
+mod disk;
+mod journal;
+mod lab;
+mod network;
+mod node;
+pub mod processes;
+mod shim;
+mod wait;
+mod warden;
+pub mod wire;
+
+pub use available::{available, programs, skip};
+pub use channel::Output;
+pub use control::Failing;
+pub use disk::{Cache, Counts, Difference, Disk, first_difference};
+pub use lab::{Builder, Lab, scenario};
+pub use node::{COMMAND_DEADLINE, Job, Node, NodeSpec};
+pub use wait::wait_until;
