@@ -5,5 +5,7 @@
 pub mod buffer;
 pub mod file;
 pub mod heap;
+pub mod netlink;
 pub mod passed;
+pub mod pressure;
 pub mod socket;

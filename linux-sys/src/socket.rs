@@ -72,3 +72,46 @@ pub fn send(socket: BorrowedFd<'_>, pieces: &[IoSlice<'_>], wait: Wait) -> io::R
         }
     }
 }
+
+/// Ends a TCP connection at once: what was not sent never will be, not even by a retransmission, and the peer gets a
+/// reset. See connect(2) on `AF_UNSPEC`. Works while others hold the same socket.
+pub fn abort(socket: BorrowedFd<'_>) -> io::Result<()> {
+    let nobody = libc::sockaddr {
+        sa_family: libc::sa_family_t::try_from(libc::AF_UNSPEC).unwrap_or_default(),
+        sa_data: [0; 14],
+    };
+    let size = libc::socklen_t::try_from(size_of_val(&nobody)).unwrap_or(16);
+    // SAFETY: the pointer and size describe `nobody`, which lives through the call; the kernel only reads it.
+    #[allow(unsafe_code)]
+    let result = unsafe { libc::connect(socket.as_raw_fd(), &raw const nobody, size) };
+    nix::errno::Errno::result(result)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn what_an_aborted_connection_did_not_send_is_never_sent() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let held_by_another = client.try_clone().unwrap();
+        let (mut server, _) = listener.accept().unwrap();
+        // More than the buffers of both ends hold, so that a rest is left to be sent.
+        client.set_nonblocking(true).unwrap();
+        let mut written = 0;
+        while let Ok(count) = client.write(&[7; 65536]) {
+            written += count;
+        }
+        abort(held_by_another.as_fd()).unwrap();
+        let mut received = Vec::new();
+        let end = server.read_to_end(&mut received).unwrap_err();
+        assert_eq!(end.kind(), io::ErrorKind::ConnectionReset);
+        assert!(received.len() < written);
+    }
+}

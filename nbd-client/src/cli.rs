@@ -1,9 +1,12 @@
 //! The program's commands, and the exit code of each outcome.
 
 pub(crate) mod arguments;
+mod attach;
 mod compare;
 mod copy;
 mod cursor;
+mod detach;
+mod devices;
 pub(crate) mod exit;
 mod info;
 mod list;
@@ -12,6 +15,7 @@ mod map;
 mod place;
 mod progress;
 mod show;
+mod watch;
 mod writeback;
 
 use std::process::ExitCode;
@@ -28,6 +32,9 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
         Subcommand::Map(map) => map::run(&map),
         Subcommand::Copy(copy) => copy::run(&copy),
         Subcommand::Compare(compare) => compare::run(&compare),
+        Subcommand::Attach(attach) => attach::run(&attach),
+        Subcommand::Detach(detach) => detach::run(&detach),
+        Subcommand::ListDevices(list) => devices::run(&list),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

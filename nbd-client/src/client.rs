@@ -35,6 +35,7 @@ use crate::connection::{Export, OpenError, Options};
 use crate::target::Target;
 use pieces::{Pieces, Window};
 use pool::Pool;
+pub(crate) use pool::random_identity;
 
 /// How a [`Client`] behaves.
 #[derive(Clone)]

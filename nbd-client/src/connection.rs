@@ -30,8 +30,8 @@ use nbd_protocol::session::Session;
 use nbd_protocol::{HeaderStyle, RequestHeader};
 use nix::sys::socket::{Shutdown, shutdown};
 
-pub(crate) use handshake::negotiate;
 pub use handshake::{Context, Export, OpenError};
+pub(crate) use handshake::{negotiate, open_bare};
 pub use lost::{BUSY, LOST, Lost, NOT_SENT, TIMED_OUT, is_connection_failure};
 
 use crate::target::Target;

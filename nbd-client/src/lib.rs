@@ -1,8 +1,9 @@
 //! An NBD client: one connection with completions ([`Connection`]), an asynchronous client that reconnects
-//! ([`Client`]), and NBD URIs ([`Target`]).
+//! ([`Client`]), NBD URIs ([`Target`]), and block devices of the kernel ([`kernel`]).
 
 pub mod client;
 pub mod connection;
+pub mod kernel;
 pub mod query;
 pub mod target;
 pub mod uri;

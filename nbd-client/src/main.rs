@@ -1,4 +1,4 @@
-//! `nbd-client`: look at NBD exports, copy them and compare them.
+//! `nbd-client`: look at NBD exports, copy them, compare them, and make block devices of them.
 
 #![allow(
     clippy::print_stdout,

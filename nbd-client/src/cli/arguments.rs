@@ -1,6 +1,10 @@
 //! What the command line may say.
 
+mod device;
+
 use std::time::Duration;
+
+pub(crate) use device::{Attach, Detach, ListDevices};
 
 use clap::{ArgAction, Args, Parser};
 use nbd_client::uri::UriError;
@@ -13,7 +17,7 @@ use super::exit::Exit;
 #[command(
     name = "nbd-client",
     version,
-    about = "Look at NBD exports, copy them and compare them",
+    about = "Look at NBD exports, copy them, compare them, and make block devices of them",
     after_help = "\
 Exports are named by NBD URIs:
   nbd://HOST[:PORT]/EXPORT             TCP; port 10809 if none is given; IPv6 in brackets
@@ -24,6 +28,7 @@ Examples:
   nbd-client info nbd://server2/disk
   nbd-client copy disk.img nbd://server2/disk
   nbd-client compare disk.img nbd://server2/disk
+  nbd-client attach nbd://server2/disk /dev/nbd0
 
 Exit codes: 0 done, 1 failed, 2 the command line names something that does not exist, 3 refused because
 of what is there (nothing was changed), 124 the server did not answer in time. compare: 1 different,
@@ -44,6 +49,9 @@ pub(crate) enum Subcommand {
     Map(Map),
     Copy(Copy),
     Compare(Compare),
+    Attach(Attach),
+    Detach(Detach),
+    ListDevices(ListDevices),
 }
 
 /// Show the size of an export and what it can do

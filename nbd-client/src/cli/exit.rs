@@ -56,6 +56,11 @@ impl Exit {
         Exit::new(REFUSED, message)
     }
 
+    /// It did not happen in time.
+    pub(crate) fn late(message: impl Display) -> Exit {
+        Exit::new(TIMEOUT, message)
+    }
+
     pub(crate) fn hint(mut self, hint: impl Display) -> Exit {
         self.hint = Some(hint.to_string());
         self

@@ -27,6 +27,16 @@ pub(crate) fn name(name: &str) -> String {
     format!("\"{escaped}\"")
 }
 
+/// A text that may hold words of a server's choosing, on one line and with everything escaped that a terminal would act
+/// upon.
+pub(crate) fn line(text: &str) -> String {
+    let escape = |character: char| match character {
+        '"' | '\'' | '\\' => vec![character],
+        _ => character.escape_debug().collect(),
+    };
+    text.chars().flat_map(escape).collect()
+}
+
 fn escape(character: char) -> Vec<char> {
     match character {
         '"' | '\\' => vec!['\\', character],

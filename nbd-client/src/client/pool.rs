@@ -413,7 +413,7 @@ fn open_set(
 }
 
 /// An identity that no other client has.
-fn random_identity() -> std::io::Result<u128> {
+pub(crate) fn random_identity() -> std::io::Result<u128> {
     let mut bytes = [0; 16];
     std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
     Ok(u128::from_be_bytes(bytes))

@@ -130,6 +130,21 @@ pub(super) struct Opened {
     pub(super) surplus: BytesMut,
 }
 
+/// A socket for somebody else, who speaks simple replies only; with it the number of bytes that the server sent too
+/// early, which the other one will never see.
+pub(crate) fn open_bare(
+    target: &Target,
+    options: &Options,
+) -> Result<(OwnedFd, Export, usize), OpenError> {
+    let options = Options {
+        headers: HeaderStyle::Simple,
+        contexts: Vec::new(),
+        ..options.clone()
+    };
+    let opened = open(target, &options)?;
+    Ok((opened.socket, opened.export, opened.surplus.len()))
+}
+
 /// Connects and negotiates for transmission, all within the connect timeout.
 pub(super) fn open(target: &Target, options: &Options) -> Result<Opened, OpenError> {
     let mut wants = ClientWants::open(&target.export);
