@@ -122,11 +122,8 @@ pub fn skip(reason: &str) -> Result<()> {
 pub fn programs() -> Result<PathBuf> {
     let program = env::current_exe().context("the running program")?;
     let folder = program.parent().context("the running program's folder")?;
-    let folder = if folder.ends_with("deps") {
-        folder.parent()
-    } else {
-        Some(folder)
-    };
+    let below = folder.ends_with("deps") || folder.ends_with("examples");
+    let folder = if below { folder.parent() } else { Some(folder) };
     Ok(folder.context("the build folder")?.to_owned())
 }
 

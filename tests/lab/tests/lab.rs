@@ -214,7 +214,7 @@ fn a_volatile_disk_loses_what_was_not_flushed_and_keeps_the_rest() {
         let (node, disk) = (lab.node(1), lab.node(1).disk(1));
         let write = |what: &str, at: u64, flush: &str| {
             node.must(&format!(
-                "printf %65536s | tr ' ' {what} | dd of=/dev/ubdb bs=64k seek={at} oflag=direct {flush} status=none"
+                "printf %65536s | tr ' ' {what} | dd of=/dev/ubdb bs=64k iflag=fullblock seek={at} oflag=direct {flush} status=none"
             ))
         };
         let kept = |at: u64| -> Result<u8> { Ok(disk.read(at * 65536 + 4096, 1)?[0]) };
