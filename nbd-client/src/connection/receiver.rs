@@ -6,13 +6,16 @@
 use std::collections::VecDeque;
 use std::io::{self, IoSliceMut};
 use std::ops::Range;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
+use std::time::Instant;
 
 use linux_sys::buffer::Buffer;
+use linux_sys::eager::Eager;
 use nbd_protocol::command::{Answer, Completion, Errno, Failure, Outcome};
 use nbd_protocol::pending::{Accepted, Piece};
 use nbd_protocol::reply::{Reply, ReplyBody};
-use nix::sys::uio::readv;
+use nix::sys::socket::{MsgFlags, recvmsg};
 
 use super::Shared;
 use super::in_flight::{Entry, Received};
@@ -28,6 +31,7 @@ pub(super) fn spawn(shared: &Arc<Shared>, surplus: &[u8]) -> io::Result<()> {
         filled: 0..surplus.len(),
         large_reads: false,
         batch: VecDeque::new(),
+        eager: Eager::default(),
     };
     std::thread::Builder::new()
         .name("nbd-receive".into())
@@ -48,6 +52,8 @@ struct Receiver {
     /// The latest reply was a large read: receive little, so that the next one's bytes go where they belong.
     large_reads: bool,
     batch: VecDeque<(Completion, Outcome)>,
+    /// Whether the next reply is likely to come at once.
+    eager: Eager,
 }
 
 impl Receiver {
@@ -208,8 +214,20 @@ impl Receiver {
             IoSliceMut::new(direct),
             IoSliceMut::new(&mut self.staging[from..to]),
         ];
+        let socket = self.shared.socket.as_raw_fd();
+        let mut read = |flags| recvmsg::<()>(socket, &mut pieces, None, flags).map(|got| got.bytes);
+        let mut received = self.eager.look(|| match read(MsgFlags::MSG_DONTWAIT) {
+            Err(nix::errno::Errno::EAGAIN) => None,
+            other => Some(other),
+        });
+        let begun = Instant::now();
         let got = loop {
-            match readv(&self.shared.socket, &mut pieces) {
+            let received = received.take().unwrap_or_else(|| {
+                let received = read(MsgFlags::empty());
+                self.eager.slept(begun.elapsed());
+                received
+            });
+            match received {
                 Err(nix::errno::Errno::EINTR) => {}
                 Ok(got) => break got,
                 Err(error) => {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
 use linux_sys::buffer::Buffer;
+use linux_sys::eager::Eager;
 use linux_sys::socket::{Wait, receive};
 use nix::sys::socket::{MsgFlags, recv};
 
@@ -20,6 +21,8 @@ pub(super) struct Input {
     window: usize,
     /// The socket gives up waiting after [`IDLE`].
     timed: bool,
+    /// Whether the next request is likely to come at once.
+    eager: Eager,
 }
 
 impl Input {
@@ -28,6 +31,7 @@ impl Input {
             buffer: received,
             window: SMALLEST,
             timed: true,
+            eager: Eager::default(),
         }
     }
 
@@ -43,9 +47,15 @@ impl Input {
     /// Waits for more; 0 is the end. With bytes of an unfinished message in the buffer it does not wait for ever.
     pub(super) fn fill(&mut self, socket: &Socket, whole: usize) -> Result<usize, End> {
         let begun = Instant::now();
+        let mut looked = self.look(socket, whole);
         loop {
-            let ask = self.window.max(whole.saturating_sub(self.buffer.len()));
-            match receive(socket.as_fd(), &mut self.buffer, ask, Wait::Yes) {
+            let ask = self.ask(whole);
+            let received = looked.take().unwrap_or_else(|| {
+                let received = receive(socket.as_fd(), &mut self.buffer, ask, Wait::Yes);
+                self.eager.slept(begun.elapsed());
+                received
+            });
+            match received {
                 Ok(count) => {
                     if count == ask && self.window < LARGEST {
                         self.window *= 2;
@@ -73,6 +83,22 @@ impl Input {
                 Err(error) => return Err(End::Receive(error)),
             }
         }
+    }
+
+    /// What comes in the moment in which a prompt client sends its next request.
+    fn look(&mut self, socket: &Socket, whole: usize) -> Option<io::Result<usize>> {
+        let ask = self.ask(whole);
+        let buffer = &mut self.buffer;
+        self.eager
+            .look(|| match receive(socket.as_fd(), buffer, ask, Wait::No) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+                received => Some(received),
+            })
+    }
+
+    /// How many bytes to ask for.
+    fn ask(&self, whole: usize) -> usize {
+        self.window.max(whole.saturating_sub(self.buffer.len()))
     }
 
     /// Nothing has come for a while: gives memory back and waits without limit.
