@@ -5,10 +5,10 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench build
+.PHONY: help run test bench build lab lab-shell
 
 help: ## say what can be made
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-6s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 run: ## two nodes and a mirror on this machine, through a failure and a failover (ARGS="--once", "--help", ...)
 	@scripts/setup.sh run
@@ -22,6 +22,15 @@ bench: ## our servers and mirror beside others on this machine (ARGS="--quick", 
 	@scripts/setup.sh test
 	@cargo build --release --locked --workspace --bins
 	@exec $(TARGET)/release/bench $(ARGS)
+
+lab: ## the scenarios on real kernels, run as processes (ARGS="part of a name"); fails where kernels can't run
+	@scripts/setup.sh lab
+	@scripts/lab-run.sh $(ARGS)
+
+lab-shell: ## two nodes with real kernels and a prompt on each, to look around (ARGS="--nodes 3", "--help", ...)
+	@scripts/setup.sh lab
+	@cargo build --locked --workspace --bins
+	@exec $(TARGET)/debug/lab-shell $(ARGS)
 
 build: ## optimised programs in $(TARGET)/release
 	@scripts/setup.sh build

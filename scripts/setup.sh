@@ -2,7 +2,7 @@
 # Makes this machine ready for one of the make targets: finds what is missing, installs it where that is allowed
 # (root, or sudo without a password, on a machine with apt-get), and says what to install where it is not.
 #
-#   scripts/setup.sh build|run|test
+#   scripts/setup.sh build|run|test|lab
 #
 # Exit status: 0 everything needed is there (or only what the target can do without is missing), 1 something that is
 # needed is missing or an installation failed.
@@ -16,16 +16,25 @@ run_needs='mkfs.ext4:e2fsprogs e2fsck:e2fsprogs mdadm:mdadm nbdinfo:libnbd-bin'
 test_needs="$run_needs nbdcopy:libnbd-bin python3:python3 nbdkit:nbdkit nbd-server:nbd-server fio:fio \
 qemu-img:qemu-utils qemu-io:qemu-utils qemu-nbd:qemu-utils qemu-storage-daemon:qemu-system-common zzuf:zzuf"
 
+lab_needs='mkfs.ext4:e2fsprogs ip:iproute2 ethtool:ethtool modprobe:kmod mdadm:mdadm nbdinfo:libnbd-bin \
+nbd-client:nbd-client nbd-server:nbd-server fio:fio'
+test_needs="$test_needs $lab_needs"
+
 # Packages for tests that not every machine can run (a kernel as a program); not every architecture has them either.
 wanted=
-[ "$purpose" != test ] || wanted='linux.uml:user-mode-linux'
+case $purpose in
+    test) wanted='linux.uml:user-mode-linux' ;;
+    # DRBD's tools are for the benchmark beside it.
+    lab) wanted='linux.uml:user-mode-linux drbdadm:drbd-utils' ;;
+esac
 
 case $purpose in
     build) needs=$build_needs ;;
     run) needs="$build_needs $run_needs" ;;
     test) needs="$build_needs $test_needs" ;;
+    lab) needs="$build_needs $lab_needs" ;;
     *)
-        echo 'usage: scripts/setup.sh build|run|test' >&2
+        echo 'usage: scripts/setup.sh build|run|test|lab' >&2
         exit 2
         ;;
 esac
@@ -109,7 +118,7 @@ install() {
     return $status
 }
 
-# Nothing that is asked for fails for want of these; the tests say that they were skipped.
+# Nothing that is asked for fails for want of these here; the tests say that they were skipped, or why they fail.
 install_wanted() {
     local need
     for need in $wanted; do
@@ -140,7 +149,7 @@ fi
 for package in "${packages[@]}"; do
     case $purpose:$package in
         *:gcc | *:libc6-dev | run:e2fsprogs) exit 1 ;;
-        test:*) [ "$root" = no ] || exit 1 ;;
+        test:* | lab:*) [ "$root" = no ] || exit 1 ;;
     esac
 done
 exit 0

@@ -47,7 +47,6 @@ for kept in checkout:"$LAB_CHECKOUT" target:"$LAB_TARGET"; do
 done
 
 # Every other node is a neighbour at the address of the lab's router: no ARP, so nothing to forget after a cut.
-must ethtool -K vec0 gro on tso off gso off >/dev/null
 {
 	echo "link set lo up"
 	echo "link set vec0 up"
@@ -58,6 +57,8 @@ must ethtool -K vec0 gro on tso off gso off >/dev/null
 		[ "$ip" = "$LAB_IP" ] || echo "neigh replace $ip lladdr $LAB_ROUTER dev vec0 nud permanent"
 	done
 } | must ip -batch -
+# Large frames both ways, else TCP crawls. After the card is up: that sets them once more as it likes.
+must ethtool -K vec0 gro on tso on gso on >/dev/null
 {
 	echo "127.0.0.1 localhost"
 	n=0
