@@ -47,6 +47,8 @@ for kept in checkout:"$LAB_CHECKOUT" target:"$LAB_TARGET"; do
 done
 
 # Every other node is a neighbour at the address of the lab's router: no ARP, so nothing to forget after a cut.
+# Large frames both ways, else TCP crawls. Before the card is up: its buffers get their size then.
+must ethtool -K vec0 gro on tso off gso off >/dev/null
 {
 	echo "link set lo up"
 	echo "link set vec0 up"
@@ -57,8 +59,6 @@ done
 		[ "$ip" = "$LAB_IP" ] || echo "neigh replace $ip lladdr $LAB_ROUTER dev vec0 nud permanent"
 	done
 } | must ip -batch -
-# Large frames both ways, else TCP crawls. After the card is up: that sets them once more as it likes.
-must ethtool -K vec0 gro on tso on gso on >/dev/null
 {
 	echo "127.0.0.1 localhost"
 	n=0
