@@ -142,6 +142,13 @@ enum Attempt {
     Later(Event),
 }
 
+/// Whether the device is still there after a look at its sockets.
+#[derive(PartialEq, Eq)]
+enum Noticed {
+    Here,
+    Gone,
+}
+
 impl Watcher<'_> {
     fn run(&mut self, stop: BorrowedFd<'_>) -> Result<Left, WatchError> {
         loop {
@@ -152,7 +159,9 @@ impl Watcher<'_> {
             if self.is_gone() {
                 return Ok(Left::Detached);
             }
-            self.notice(announced)?;
+            if self.notice(announced)? == Noticed::Gone {
+                return Ok(Left::Detached);
+            }
             self.notice_the_end_of_patience();
             if self
                 .outage
@@ -199,16 +208,21 @@ impl Watcher<'_> {
         found.pid.is_none() || found.pid != self.attached.owner
     }
 
-    /// Looks for sockets that died since the last look; resets them.
-    fn notice(&mut self, announced: bool) -> Result<(), WatchError> {
-        if self.outage.is_some() {
-            return Ok(());
+    /// Looks for sockets that died since the last look.
+    fn notice(&mut self, mut announced: bool) -> Result<Noticed, WatchError> {
+        if self.outage.is_some() || !self.dead()?.contains(&true) {
+            return Ok(Noticed::Here);
+        }
+        // A detach ends the sockets, too; but then the device goes, and the kernel announces nothing.
+        let begun = Instant::now();
+        while !announced && begun.elapsed() < ANNOUNCEMENT {
+            announced = self.events.dead_links(self.attached.index)? > 0;
+            if self.is_gone() {
+                return Ok(Noticed::Gone);
+            }
         }
         let dead = self.dead()?;
         let count = dead.iter().filter(|dead| **dead).count();
-        if count == 0 {
-            return Ok(());
-        }
         let now = Instant::now();
         self.outage = Some(Outage {
             since: now,
@@ -222,7 +236,7 @@ impl Watcher<'_> {
             alive: dead.len() - count,
             announced,
         });
-        Ok(())
+        Ok(Noticed::Here)
     }
 
     fn notice_the_end_of_patience(&mut self) {
@@ -452,6 +466,8 @@ fn unreachable(error: &AttachError) -> Event {
     }
 }
 
+/// How long to wait for the kernel to say that a socket is dead; it can be lost.
+const ANNOUNCEMENT: Duration = Duration::from_millis(250);
 /// In milliseconds; the kernel needs microseconds.
 const LAST_WORDS: u8 = 100;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);

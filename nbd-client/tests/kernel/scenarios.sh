@@ -1,22 +1,461 @@
-# What the kernel does with our devices, one function a scenario. Called by init.sh; $scenario says which.
-insmod "/usr/lib/uml/modules/$(uname -r)/kernel/drivers/block/nbd.ko"
+# What the kernel does with our devices: one function a scenario, $scenario says which. Called by init.sh with sh -eu;
+# any command that fails fails the scenario. Names of functions are those of the tests in ../kernel.rs.
 
-serve() { # SIZE [ARGUMENT...]: our server, with one export "disk", on port 10809
-	[ -e disk.img ] || truncate -s "$1" disk.img
+serve() { # SIZE [ARGUMENT...]: our server, its export "disk" being the file disk.img
+	size=$1
 	shift
+	[ -e disk.img ] || truncate -s "$size" disk.img
+	: >server.out
 	nbd-server -e disk=disk.img -l 127.0.0.1:10809 --print-ready "$@" >server.out 2>>server.log &
 	server=$!
-	until grep -q listening server.out; do sleep 0.01; done
+	wait_for "the server listens" grep -q listening server.out
 }
 
-attach_reads_and_writes() {
+uri=nbd://127.0.0.1/disk
+
+attach() { # [ARGUMENT...]: our export as /dev/nbd0
+	nbd-client attach "$@" "$uri" /dev/nbd0
+}
+
+watch() { # [ARGUMENT...]: the same, with a watcher that writes what happens to $work/events
+	nbd-client attach --watch --json "$@" "$uri" /dev/nbd0 >"$work/events" &
+	watcher=$!
+	wait_for "the device is attached" happened attached
+}
+
+happened() { # EVENT
+	grep -q "\"event\":\"$1\"" "$work/events"
+}
+
+wait_for() { # WHAT COMMAND...: looks until the command succeeds, at most 40 s
+	what=$1
+	shift
+	tries=0
+	until "$@"; do
+		tries=$((tries + 1))
+		[ $tries -lt 2000 ] || fail "waited in vain: $what"
+		sleep 0.02
+	done
+}
+
+fail() {
+	echo "FAILED: $*"
+	exit 1
+}
+
+refused() { # CODE WORDS COMMAND...: the command ends with this code and says these words
+	expected=$1 words=$2
+	shift 2
+	code=0
+	"$@" >refusal 2>&1 || code=$?
+	cat refusal
+	[ $code = "$expected" ] || fail "code $code instead of $expected: $*"
+	grep -q -- "$words" refusal || fail "it does not say \"$words\": $*"
+}
+
+equal() { # WHAT FOUND EXPECTED
+	[ "$2" = "$3" ] || fail "$1 is \"$2\", not \"$3\""
+}
+
+requests_in_flight() {
+	[ "$(awk '{ print $9 }' /sys/block/nbd0/stat)" != 0 ]
+}
+
+sleep_on_it() { # a process that has the device open
+	sleep 1000 </dev/nbd0 &
+	sleeper=$!
+	wait_for "it is open" eval '[ "$(readlink /proc/$sleeper/fd/0)" = /dev/nbd0 ]'
+}
+
+queue() { # NAME: a file of the device's queue
+	cat "/sys/block/nbd0/queue/$1"
+}
+
+connections() { # how many connections to the server there are, seen from its side
+	ss -Htn state established sport = 10809 | wc -l
+}
+
+now() { # milliseconds
+	echo $(($(date +%s%N) / 1000000))
+}
+
+noise() { # MIB: a file "noise"
+	dd if=/dev/urandom of=noise bs=1M count="$1" 2>/dev/null
+}
+
+write_noise() { # to the device, past the cache, all of it on the server's disk in the end
+	dd if=noise of=/dev/nbd0 bs=64k oflag=direct conv=fsync,notrunc 2>/dev/null
+}
+
+same_noise() { # on the server's disk
+	cmp -n "$(stat -c %s noise)" noise disk.img
+}
+
+attach_makes_a_disk_of_the_servers_size_and_abilities() {
 	serve 64M
-	nbd-client attach nbd://127.0.0.1/disk /dev/nbd0
-	nbd-client list-devices
-	dd if=/dev/urandom of=data bs=1M count=8 2>/dev/null
-	dd if=data of=/dev/nbd0 bs=1M oflag=direct conv=fsync
-	cmp -n 8388608 data disk.img
+	equal output "$(attach)" /dev/nbd0
+	equal size "$(blockdev --getsize64 /dev/nbd0)" 67108864
+	equal read-only "$(blockdev --getro /dev/nbd0)" 0
+	equal blocks "$(blockdev --getss /dev/nbd0) $(blockdev --getpbsz /dev/nbd0)" "512 512"
+	equal cache "$(queue write_cache) $(queue fua)" "write back 1"
+	equal backend "$(cat /sys/block/nbd0/backend)" "$uri"
+	[ "$(queue discard_max_bytes)" -gt 0 ] || fail "no discard"
+	noise 8
+	write_noise
+	same_noise
+	echo 3 >/proc/sys/vm/drop_caches
+	cmp -n 8388608 noise /dev/nbd0
+	mkfs.ext4 -q -b 4096 /dev/nbd0
+	mount /dev/nbd0 /mnt
+	cp noise /mnt/file
+	umount /mnt
+	nbd-client detach /dev/nbd0
+	e2fsck -fn disk.img
+	refused 3 "is not attached" nbd-client detach /dev/nbd0
+	attach --read-only --block-size 4096 --identifier "a name"
+	equal read-only "$(blockdev --getro /dev/nbd0)" 1
+	equal blocks "$(blockdev --getss /dev/nbd0)" 4096
+	equal backend "$(cat /sys/block/nbd0/backend)" "a name"
+	refused 1 "" dd if=noise of=/dev/nbd0 bs=4k count=1 oflag=direct
+	mount -o ro,noload /dev/nbd0 /mnt
+	cmp noise /mnt/file
+	umount /mnt
 	nbd-client detach /dev/nbd0
 }
 
-"$scenario"
+flush_and_fua_reach_the_server() {
+	nbdkit -U nbdkit.sock -P nbdkit.pid --filter=log memory 16M logfile=requests
+	nbd-client attach 'nbd+unix:///?socket=nbdkit.sock' /dev/nbd0
+	noise 1
+	dd if=noise of=/dev/nbd0 bs=4k count=3 seek=8 oflag=direct,dsync
+	grep -c "Write id=.* fua=1" requests
+	dd if=noise of=/dev/nbd0 bs=4k count=3 oflag=direct
+	[ "$(grep -c "Flush" requests)" = 0 ] || cat requests
+	sync /dev/nbd0
+	[ "$(grep -c "Flush" requests)" -gt 0 ] || fail "no flush"
+	equal "FUA writes" "$(grep -c "Write id=.* fua=1" requests)" 3
+	nbd-client detach /dev/nbd0
+}
+
+next_takes_free_devices_and_a_busy_one_is_refused() {
+	serve 16M
+	equal first "$(nbd-client attach --next "$uri")" /dev/nbd0
+	equal second "$(nbd-client attach --next "$uri")" /dev/nbd1
+	refused 3 "/dev/nbd1 is already attached to $uri, by process [0-9]*, which has ended" \
+		nbd-client attach "$uri" /dev/nbd1
+	# A device beyond those that the module made.
+	nbd-client attach "$uri" /dev/nbd40
+	nbd-client list-devices
+	equal devices "$(nbd-client list-devices | cut -d' ' -f1 | xargs)" "DEVICE /dev/nbd0 /dev/nbd1 /dev/nbd40"
+	nbd-client list-devices --json >"$work/list"
+	for device in 0 1 40; do nbd-client detach /dev/nbd$device; done
+	equal devices "$(nbd-client list-devices 2>/dev/null)" ""
+	equal devices "$(nbd-client list-devices --all | wc -l)" 18
+}
+
+what_can_not_be_attached_is_refused_with_a_reason() {
+	serve 1000000
+	refused 3 "1000000 bytes, is not a multiple of the block size, 512 bytes" attach
+	kill $server
+	wait $server || :
+	truncate -s 1024512 disk.img
+	serve 1024512
+	refused 3 "choose a smaller --block-size" attach --block-size 4096
+	wait_for "the connections end" eval '[ "$(connections)" = 0 ]'
+	refused 2 "takes block sizes of" attach --block-size 8192
+	refused 2 "" attach --block-size 1000
+	refused 2 "control characters" attach --identifier "$(printf 'a\nb')"
+	refused 2 "no export is named" nbd-client attach nbd://127.0.0.1/other /dev/nbd0
+	refused 1 "can't connect" nbd-client attach nbd://127.0.0.1:1/disk /dev/nbd0
+	refused 1 "CAP_SYS_ADMIN" setpriv --bounding-set -all --inh-caps -all -- \
+		"$(command -v nbd-client)" attach "$uri" /dev/nbd0
+	equal devices "$(nbd-client list-devices 2>/dev/null)" ""
+	wait_for "the connections end" eval '[ "$(connections)" = 0 ]'
+	rmmod nbd
+	refused 1 "modprobe nbd" attach
+	refused 1 "modprobe nbd" nbd-client detach /dev/nbd0
+	refused 1 "modprobe nbd" nbd-client list-devices
+}
+
+several_connections_need_the_servers_promise() {
+	nbdkit -U nbdkit.sock -P nbdkit.pid --filter=multi-conn memory 16M multi-conn-mode=disable
+	refused 3 "NBD_FLAG_CAN_MULTI_CONN" \
+		nbd-client attach --connections 2 'nbd+unix:///?socket=nbdkit.sock' /dev/nbd0
+	serve 64M
+	attach --connections 4
+	equal connections "$(connections)" 4
+	noise 16
+	dd if=noise of=/dev/nbd0 bs=1M
+	sync /dev/nbd0
+	same_noise
+	nbd-client detach /dev/nbd0
+	wait_for "the connections end" eval '[ "$(connections)" = 0 ]'
+}
+
+a_restarted_server_costs_a_pause() {
+	serve 64M
+	noise 32
+	watch --timeout 3 --dead-timeout 30
+	(for round in 1 2 3 4 5 6; do write_noise || exit 1; done) &
+	writer=$!
+	wait_for "the writer writes" eval '[ "$(stat -c %b disk.img)" -gt 0 ]'
+	kill -9 $server
+	begun=$(now)
+	wait_for "the watcher notices" happened link_dead
+	sleep 1 # The time that a server takes to start again: requests pile up meanwhile.
+	serve 64M
+	wait_for "the watcher reconnects" happened reconnected
+	echo "reconnected after $(($(now) - begun)) ms"
+	wait $writer
+	echo "written after $(($(now) - begun)) ms"
+	same_noise
+	equal connections "$(connections)" 1
+	nbd-client detach /dev/nbd0
+	wait $watcher
+	happened detached
+}
+
+a_request_in_flight_goes_on_after_its_timeout() {
+	# The kernel sends what was in flight on a dead socket again only when its timeout has passed.
+	serve 64M
+	noise 1
+	watch --timeout 4 --dead-timeout 30
+	kill -STOP $server
+	write_noise &
+	writer=$!
+	wait_for "a write is in flight" requests_in_flight
+	begun=$(now)
+	kill -9 $server
+	serve 64M
+	wait_for "the watcher reconnects" happened reconnected
+	echo "reconnected after $(($(now) - begun)) ms"
+	wait $writer
+	took=$(($(now) - begun))
+	echo "written after $took ms"
+	[ $took -lt 10000 ] || fail "too late"
+	same_noise
+	nbd-client detach /dev/nbd0
+}
+
+a_server_that_hung_is_used_again_when_it_wakes_up() {
+	serve 64M
+	noise 4
+	watch --timeout 2 --dead-timeout 30
+	kill -STOP $server
+	begun=$(now)
+	write_noise &
+	writer=$!
+	wait_for "the kernel gives the link up" happened link_dead
+	echo "given up after $(($(now) - begun)) ms"
+	wait_for "the watcher tries in vain" happened unreachable
+	kill -CONT $server
+	wait $writer
+	echo "written after $(($(now) - begun)) ms"
+	same_noise
+	grep -q '"announced":true' "$work/events"
+	wait_for "old connections are gone" eval '[ "$(connections)" = 1 ]'
+	nbd-client detach /dev/nbd0
+}
+
+with_one_connection_of_four_lost_all_are_replaced() {
+	serve 64M
+	socat TCP-LISTEN:10810,fork,reuseaddr TCP:127.0.0.1:10809 &
+	relay=$!
+	wait_for "the relay listens" eval '[ -n "$(ss -Htnl sport = 10810)" ]'
+	uri=nbd://127.0.0.1:10810/disk
+	watch --connections 4 --timeout 2 --dead-timeout 20
+	noise 16
+	(for round in 1 2 3; do write_noise || exit 1; done) &
+	writer=$!
+	wait_for "the writer writes" eval '[ "$(stat -c %b disk.img)" -gt 0 ]'
+	set -- $(pgrep -P $relay)
+	equal relays $# 4
+	kill -9 "$2"
+	wait_for "the watcher reconnects" happened reconnected
+	wait $writer
+	same_noise
+	wait_for "old connections are gone" eval '[ "$(connections)" = 4 ]'
+	grep -q '"event":"reconnected","replaced":4' "$work/events"
+	nbd-client detach /dev/nbd0
+	wait $watcher
+	kill $relay
+}
+
+a_server_without_sessions_gets_only_dead_connections_replaced() {
+	nbdkit -p 10809 -P nbdkit.pid memory 64M
+	socat TCP-LISTEN:10810,fork,reuseaddr TCP:127.0.0.1:10809 &
+	relay=$!
+	wait_for "the relay listens" eval '[ -n "$(ss -Htnl sport = 10810)" ]'
+	uri=nbd://127.0.0.1:10810/
+	watch --connections 3 --timeout 2 --dead-timeout 20
+	grep -q '"session":null' "$work/events"
+	noise 4
+	set -- $(pgrep -P $relay)
+	kill -9 "$1"
+	wait_for "the watcher reconnects" happened reconnected
+	write_noise
+	cmp -n 4194304 noise /dev/nbd0
+	grep -q '"event":"reconnected","replaced":1' "$work/events"
+	equal connections "$(connections)" 3
+	nbd-client detach /dev/nbd0
+	kill $relay
+}
+
+a_unix_socket_is_reconnected_too() {
+	truncate -s 16M disk.img
+	serve 16M -u server.sock
+	uri='nbd+unix:///disk?socket=/run/server.sock'
+	noise 4
+	watch --timeout 2 --dead-timeout 20
+	for round in 1 2 3; do
+		kill -9 $server
+		wait $server || :
+		serve 16M -u server.sock
+		write_noise
+		same_noise
+		equal reconnections "$(grep -c '"event":"reconnected"' "$work/events")" $round
+	done
+	nbd-client detach /dev/nbd0
+}
+
+a_server_with_another_size_is_not_used() {
+	serve 64M
+	watch --timeout 2 --dead-timeout 30
+	kill -9 $server
+	wait $server || :
+	truncate -s 32M disk.img
+	serve 32M
+	wait_for "the watcher refuses" happened refused
+	grep "size was 67108864 bytes and is 33554432" "$work/events"
+	noise 1
+	write_noise &
+	writer=$!
+	# A request that has no socket to go to is not yet counted as in flight.
+	wait_for "a write waits" eval 'grep -q "^State:.*D" /proc/$(pgrep -x dd)/status'
+	equal data "$(stat -c %b disk.img)" 0
+	kill -9 $server
+	wait $server || :
+	truncate -s 64M disk.img
+	serve 64M
+	wait_for "the watcher reconnects" happened reconnected
+	wait $writer
+	same_noise
+	nbd-client detach /dev/nbd0
+}
+
+requests_fail_when_the_dead_timeout_has_passed_and_the_device_comes_back_later() {
+	serve 16M
+	watch --timeout 1 --dead-timeout 2
+	kill -9 $server
+	wait $server || :
+	noise 1
+	begun=$(now)
+	refused 1 "Input/output error" dd if=noise of=/dev/nbd0 bs=64k oflag=direct
+	echo "failed after $(($(now) - begun)) ms"
+	wait_for "the watcher says so" happened gave_up_waiting
+	serve 16M
+	wait_for "the watcher reconnects" happened reconnected
+	write_noise
+	same_noise
+	nbd-client detach /dev/nbd0
+}
+
+without_a_watcher_a_hanging_server_costs_the_timeout() {
+	serve 16M
+	attach --timeout 3
+	kill -STOP $server
+	noise 1
+	begun=$(now)
+	refused 1 "Input/output error" dd if=noise of=/dev/nbd0 bs=64k oflag=direct
+	took=$(($(now) - begun))
+	echo "failed after $took ms"
+	[ $took -ge 2500 ] && [ $took -lt 9000 ] || fail "not about 3 s"
+	equal devices "$(nbd-client list-devices | wc -l)" 2
+	nbd-client detach /dev/nbd0
+	kill -CONT $server
+}
+
+detach_spares_a_device_in_use_unless_forced() {
+	serve 64M
+	attach
+	mkfs.ext4 -q /dev/nbd0
+	mount /dev/nbd0 /mnt
+	refused 3 "/dev/nbd0 is in use by /mnt" nbd-client detach /dev/nbd0
+	nbd-client list-devices | grep "/mnt$"
+	umount /mnt
+	sleep_on_it
+	refused 3 "is in use by .*($sleeper)" nbd-client detach /dev/nbd0
+	refused 0 "stays until it is closed by .*($sleeper)" nbd-client detach --force /dev/nbd0
+	refused 3 "already attached" attach
+	kill $sleeper
+	wait_for "the device is free" eval '[ ! -e /sys/block/nbd0/pid ]'
+	attach
+	insmod "/usr/lib/uml/modules/$(uname -r)/kernel/drivers/md/md-mod.ko"
+	insmod "/usr/lib/uml/modules/$(uname -r)/kernel/drivers/md/raid1.ko"
+	mdadm --create --run /dev/md0 --level=1 --raid-devices=2 --metadata=1.2 /dev/nbd0 missing
+	refused 3 "is in use by md0" nbd-client detach /dev/nbd0
+	mdadm --stop /dev/md0
+	nbd-client detach /dev/nbd0
+}
+
+twenty_cycles_leave_nothing_behind() {
+	serve 16M
+	noise 1
+	processes=$(ls -d /proc/[0-9]* | wc -l)
+	open=$(ls /proc/$server/fd | wc -l)
+	for cycle in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
+		attach --connections 2
+		write_noise
+		nbd-client detach /dev/nbd0
+	done
+	equal devices "$(nbd-client list-devices 2>/dev/null)" ""
+	nothing_left() {
+		[ "$(connections)" = 0 ] && [ "$(ls /proc/$server/fd | wc -l)" = "$open" ] &&
+			# Workers of the kernel come and go.
+			[ "$(ls -d /proc/[0-9]*/exe | xargs -n1 readlink | grep -c nbd)" = 1 ]
+	}
+	wait_for "nothing is left" nothing_left
+	echo "processes: $processes before, $(ls -d /proc/[0-9]* | wc -l) after"
+}
+
+a_watcher_leaves_the_device_unless_told_otherwise() {
+	serve 16M
+	watch
+	grep VmLck "/proc/$watcher/status"
+	[ "$(awk '/VmLck/ { print $2 }' "/proc/$watcher/status")" -gt 1000 ] || fail "memory is not locked"
+	equal "OOM score" "$(cat "/proc/$watcher/oom_score_adj")" -1000
+	# PF_MEMALLOC_NOIO (linux/sched.h) is what an I/O flusher has.
+	flags=$(awk '{ print $9 }' "/proc/$watcher/stat")
+	[ $((flags & 0x80000)) != 0 ] || fail "no I/O flusher: $flags"
+	kill $watcher
+	wait $watcher
+	happened left
+	noise 1
+	write_noise
+	nbd-client detach /dev/nbd0
+	watch --detach-on-exit
+	sleep_on_it
+	kill $watcher
+	code=0
+	wait $watcher || code=$?
+	equal "exit code" $code 3
+	happened in_use
+	kill $sleeper
+	wait $sleeper || :
+	nbd-client detach /dev/nbd0
+	watch --detach-on-exit
+	kill $watcher
+	wait $watcher
+	equal devices "$(nbd-client list-devices 2>/dev/null)" ""
+}
+
+disconnect_on_close_ends_with_the_last_user() {
+	serve 16M
+	attach --disconnect-on-close
+	dd if=/dev/nbd0 of=/dev/null bs=4k count=1
+	wait_for "the device is gone" eval '[ ! -e /sys/block/nbd0/pid ]'
+	wait_for "the connection is gone" eval '[ "$(connections)" = 0 ]'
+}
+
+insmod "/usr/lib/uml/modules/$(uname -r)/kernel/drivers/block/nbd.ko"
+$scenario

@@ -14,8 +14,9 @@ stays. Prints the device's path. Needs CAP_SYS_ADMIN and the kernel module (modp
 
 A request without an answer costs its socket its life after --timeout. When no socket is left, requests wait
 for new ones for --dead-timeout and fail afterwards. New sockets come from --watch: it stays, dials again when
-the kernel tells of a dead link, and puts new sockets in place; requests pause and go on. So an application
-waits --timeout plus --dead-timeout at most. A server that has come back with another size, another name or
+the kernel tells of a dead link, and puts new sockets in place; requests pause and go on. What was in flight on
+the dead link is sent again only when its own --timeout has passed, so keep that short: an application waits
+two --timeouts or so for a server that restarts, and --timeout plus --dead-timeout at most. A server that has come back with another size, another name or
 less ability is not used: the reason is said, and looked at again.
 
 With a server that knows sessions (ours), each reconnection ends what is left of older connections, so that
@@ -52,9 +53,10 @@ pub(crate) struct Attach {
     /// Block size in bytes: 512, 1024, 2048 or 4096 [default: the server's smallest, at least 512]
     #[arg(long, value_name = "BYTES")]
     block_size: Option<u32>,
-    /// Seconds until a request without an answer costs its socket its life
-    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=86_400))]
-    timeout: u32,
+    /// Seconds until a request without an answer costs its socket its life [default: 10 with --watch,
+    /// otherwise 30]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    timeout: Option<u32>,
     /// Seconds that requests wait for a new socket when none is left; 0: fail at once [default: 30 with
     /// --watch, otherwise 0]
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(0..=86_400))]
@@ -86,14 +88,16 @@ pub(crate) struct Attach {
 
 impl Attach {
     pub(crate) fn options(&self) -> AttachOptions {
-        let timeout = Duration::from_secs(self.timeout.into());
-        let unsaid = if self.watch { 30 } else { 0 };
+        // What was in flight on a dead socket is sent again only after its own timeout; without somebody who
+        // reconnects, a timeout is the end.
+        let (timeout, dead_timeout) = if self.watch { (10, 30) } else { (30, 0) };
+        let timeout = Duration::from_secs(self.timeout.unwrap_or(timeout).into());
         AttachOptions {
             index: self.device,
             connections: self.connections.into(),
             block_size: self.block_size,
             timeout,
-            dead_timeout: Duration::from_secs(self.dead_timeout.unwrap_or(unsaid).into()),
+            dead_timeout: Duration::from_secs(self.dead_timeout.unwrap_or(dead_timeout).into()),
             disconnect_on_close: self.disconnect_on_close,
             identifier: self.identifier.clone(),
             read_only: self.read_only,

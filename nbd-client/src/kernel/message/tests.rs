@@ -80,24 +80,16 @@ fn the_other_commands_are_what_nbd_netlink_h_says() {
 #[test]
 #[cfg(target_endian = "little")]
 fn the_controllers_answer_names_the_family_and_its_group() {
-    // Recorded from Linux 6.1.
-    let bytes = hex("58000000 1000 0000 01000000 2a000000  01 02 0000
-         0800 0200 6e626400
-         0600 0100 1b00 0000
-         0800 0300 01000000
-         2400 0700
-           2000 0100
-             0800 0200 05000000
-             1100 0100 6e62645f6d635f67726f757000 000000");
-    let bytes = {
-        let mut bytes = bytes;
-        bytes[0] = u8::try_from(bytes.len()).unwrap();
-        bytes
-    };
+    // Recorded from Linux 6.1.176.
+    let bytes = hex("b4000000 10000000 01000000 ae020000 01020000 08000200 6e626400 06000100 1a000000 08000300
+         01000000 08000400 00000000 08000500 0a000000 54000600 14000100 08000100 01000000 08000200 0a000000
+         14000200 08000100 02000000 08000200 0a000000 14000300 08000100 03000000 08000200 0a000000 14000400
+         08000100 05000000 08000200 0a000000 24000700 20000100 08000200 03000000 11000100 6e62645f 6d635f67
+         726f7570 00000000");
     let messages = messages(&bytes).unwrap();
     let family = Family {
-        id: 27,
-        group: Some(5),
+        id: 26,
+        group: Some(3),
     };
     assert_eq!(Family::decode(&messages[0]), Ok(family));
 }
