@@ -136,6 +136,16 @@ impl Channel {
         self.lock().commands.get(&id).cloned().unwrap_or_default()
     }
 
+    pub(crate) fn take_output(&self, id: u64) -> Vec<u8> {
+        let mut state = self.lock();
+        let Some(gathered) = state.commands.get_mut(&id) else {
+            return Vec::new();
+        };
+        let mut taken = std::mem::take(&mut gathered.stdout);
+        taken.append(&mut gathered.stderr);
+        taken
+    }
+
     pub(crate) fn forget(&self, id: u64) {
         self.lock().commands.remove(&id);
     }

@@ -118,6 +118,11 @@ impl Node {
         &self.disks[number]
     }
 
+    /// All disks; the first one is the system disk.
+    pub fn disks(&self) -> &[Disk] {
+        &self.disks
+    }
+
     /// The disk that holds /etc and /var.
     pub fn system_disk(&self) -> &Disk {
         &self.disks[0]
@@ -545,6 +550,19 @@ impl Job {
     /// What the command has written until now; the status is -1 while it runs.
     pub fn output(&self) -> Output {
         self.channel.look(self.id).output()
+    }
+
+    /// Takes what the command has written since the last call (what is taken is no more in [`Job::output`]); waits for
+    /// something at most this long. `None`: the command has ended or its node is off, and all was taken.
+    pub fn take(&self, deadline: Duration) -> Option<Vec<u8>> {
+        let some = |gathered: &Gathered| !gathered.stdout.is_empty() || !gathered.stderr.is_empty();
+        // Whether it went off meanwhile shows below.
+        let _ = self.channel.wait_command(self.id, deadline, some);
+        let taken = self.channel.take_output(self.id);
+        if taken.is_empty() && !self.is_running() {
+            return None;
+        }
+        Some(taken)
     }
 
     /// Whether the command runs, as far as the node has told.

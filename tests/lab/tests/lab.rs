@@ -1,7 +1,11 @@
 //! The lab itself: what it promises to the scenarios.
 
 use anyhow::{Context, Result, ensure};
-use netraid_lab::{Cache, Failing, Lab, Node, scenario, wait_until};
+use netraid_lab::{Cache, Failing, Lab, Node, processes, scenario, wait_until};
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 const MIB: u64 = 1 << 20;
@@ -334,4 +338,75 @@ fn legs_are_compared_byte_by_byte_and_the_first_difference_is_told() {
         );
         Ok(())
     });
+}
+
+#[test]
+fn a_killed_test_leaves_no_process_no_namespace_and_no_mount() {
+    if let Err(reason) = netraid_lab::available() {
+        return netraid_lab::skip(&reason).unwrap();
+    }
+    let mounts = || std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let mounts_before = mounts();
+    for how in ["SIGKILL", "the end of its input"] {
+        let mut shell = Command::new(env!("CARGO_BIN_EXE_lab-shell"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(shell.stdout.take().unwrap()).lines();
+        assert!(
+            lines.any(|line| line.unwrap() == "ready"),
+            "it did not come up"
+        );
+        let inside = processes::descendants(shell.id()).unwrap();
+        let foreign = |kind: &str| -> BTreeSet<PathBuf> {
+            let ours = namespace(std::process::id(), kind);
+            let theirs = inside.iter().filter_map(|&pid| namespace(pid, kind));
+            theirs.filter(|ns| Some(ns) != ours.as_ref()).collect()
+        };
+        let namespaces: Vec<_> = ["net", "mnt", "pid"]
+            .map(foreign)
+            .into_iter()
+            .flatten()
+            .collect();
+        // Network and mounts for the lab, processes for the lab and each node.
+        assert!(
+            inside.len() > 10 && namespaces.len() == 5,
+            "{inside:?} {namespaces:?}"
+        );
+
+        if how == "SIGKILL" {
+            shell.kill().unwrap();
+        } else {
+            drop(shell.stdin.take());
+        }
+        shell.wait().unwrap();
+        wait_until(Duration::from_secs(20), "everything is gone", || {
+            let left: Vec<u32> = inside
+                .iter()
+                .copied()
+                .filter(|&pid| namespace(pid, "net").is_some())
+                .collect();
+            Ok(left.is_empty().then_some(()))
+        })
+        .unwrap();
+        let all = std::fs::read_dir("/proc")
+            .unwrap()
+            .filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok());
+        for pid in all {
+            for kind in ["net", "mnt", "pid"] {
+                let used = namespace(pid, kind).is_some_and(|ns| namespaces.contains(&ns));
+                assert!(
+                    !used,
+                    "after {how} process {pid} is in a namespace of the lab"
+                );
+            }
+        }
+        assert_eq!(mounts(), mounts_before, "after {how}");
+    }
+}
+
+fn namespace(pid: u32, kind: &str) -> Option<PathBuf> {
+    std::fs::read_link(format!("/proc/{pid}/ns/{kind}")).ok()
 }
