@@ -109,8 +109,18 @@ impl NewMirror {
     ///
     /// Write the bitmap first and the superblock last: without a superblock the leg is blank.
     pub fn format(&self) -> Result<Vec<Option<FormattedLeg>>, FormatError> {
+        self.lay_out(Layout::plan)
+    }
+
+    /// The same for legs whose data starts at the first byte of the disk, where a file system may be already: metadata
+    /// version 1.0 ([`Layout::plan_in_place`]).
+    pub fn format_in_place(&self) -> Result<Vec<Option<FormattedLeg>>, FormatError> {
+        self.lay_out(Layout::plan_in_place)
+    }
+
+    fn lay_out(&self, plan: Plan) -> Result<Vec<Option<FormattedLeg>>, FormatError> {
         self.check()?;
-        let (array, layouts) = self.layouts()?;
+        let (array, layouts) = self.layouts(plan)?;
         let missing = self.legs.iter().any(Option::is_none);
         let equal = self.start == Start::Equal;
         let legs = self.legs.iter().zip(layouts).enumerate();
@@ -160,7 +170,7 @@ impl NewMirror {
 
     /// Bytes of the array, and the layout of each leg: the smallest disk decides how large the array is, and the others
     /// need room for the bitmap of no more than that.
-    fn layouts(&self) -> Result<(u64, Vec<Option<Layout>>), FormatError> {
+    fn layouts(&self, plan: Plan) -> Result<(u64, Vec<Option<Layout>>), FormatError> {
         let legs = || {
             self.legs
                 .iter()
@@ -172,14 +182,12 @@ impl NewMirror {
             .min_by_key(|s| s.1)
             .ok_or(FormatError::NoLeg)?;
         let failed = |leg| move |error| FormatError::Layout { leg, error };
-        let array =
-            Layout::array_size(
-                [&Layout::plan(device, self.chunk, None).map_err(failed(smallest))?],
-            );
+        let smallest = plan(device, self.chunk, None).map_err(failed(smallest))?;
+        let array = Layout::array_size([&smallest]);
         let mut layouts = vec![None; self.legs.len()];
         for (number, leg) in legs() {
             layouts[number] =
-                Some(Layout::plan(leg.device, self.chunk, Some(array)).map_err(failed(number))?);
+                Some(plan(leg.device, self.chunk, Some(array)).map_err(failed(number))?);
         }
         Ok((array, layouts))
     }
@@ -262,7 +270,12 @@ impl FormattedLeg {
         };
         // decode() bounds the size of an array well below an overflow.
         let size = array.size.saturating_mul(SECTOR);
-        let layout = Layout::plan(leg.device, bitmap.chunk, Some(size)).map_err(failed)?;
+        // All legs of an array have one version of the metadata.
+        let plan = match array.super_offset > array.data_offset {
+            true => Layout::plan_in_place,
+            false => Layout::plan,
+        };
+        let layout = plan(leg.device, bitmap.chunk, Some(size)).map_err(failed)?;
         let mut superblock = Superblock {
             features: Features::BITMAP_OFFSET | Features::RECOVERY_OFFSET,
             recovery_offset: 0,
@@ -290,9 +303,14 @@ impl FormattedLeg {
     }
 }
 
+/// How a leg is laid out: bytes of the disk, bytes of a chunk, bytes of the array if known.
+type Plan = fn(u64, u32, Option<u64>) -> Result<Layout, LayoutError>;
+
 /// The fields of a superblock that belong to one leg alone.
 fn place_leg(superblock: &mut Superblock, leg: &NewLeg, layout: &Layout) {
-    superblock.bitmap_offset = ((layout.bitmap - layout.superblock) / SECTOR) as i32;
+    // A layout keeps the bitmap beside the superblock, so the distance is small.
+    let distance = layout.bitmap as i64 - layout.superblock as i64;
+    superblock.bitmap_offset = (distance / SECTOR as i64) as i32;
     superblock.data_offset = layout.data / SECTOR;
     superblock.data_size = layout.data_size / SECTOR;
     superblock.super_offset = layout.superblock / SECTOR;

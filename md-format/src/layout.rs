@@ -13,9 +13,18 @@
 //!
 //! The kernel and `mdadm` leave what is between the bitmap and the data alone (it is "unused space, before" to them).
 //! An array that `mdadm` made has the same order with less room; [`Layout::of`] finds what it has.
+//!
+//! A leg that keeps a file system where it is (version 1.0) has everything of ours behind the data:
+//!
+//! ```text
+//!        0   the mirror's data, where the file system was already
+//!            state record, first copy and second copy            (NetRAID, 8 KiB each)
+//!            write-intent bitmap                                 (md)
+//!  8 to 12 KiB before the end: superblock                        (md 1.0)
+//! ```
 
 use super::bitmap::{BitmapSuperblock, MAX_CHUNKS, bitmap_bytes, chunk_count};
-use super::superblock::{BLOCK, Superblock};
+use super::superblock::{BLOCK, Superblock, Version};
 use super::{PAGE, SECTOR};
 
 /// Smallest chunk of a bitmap: the block of a file system. `mdadm` has the same bound.
@@ -110,22 +119,10 @@ impl Layout {
     /// The bitmap gets room for `array` bytes of data, or, without it, for all that the disk can hold. A leg of an
     /// array that exists is laid out with the array's size; one that is too small for it is refused.
     pub fn plan(device: u64, chunk: u32, array: Option<u64>) -> Result<Layout, LayoutError> {
-        if !chunk.is_power_of_two() || !(MIN_CHUNK..=MAX_CHUNK).contains(&chunk) {
-            return Err(LayoutError::Chunk { chunk });
-        }
+        check_chunk(chunk)?;
         let device = device - device % SECTOR;
         let too_small = |need| LayoutError::DiskTooSmall { device, need };
-        let covered = array.unwrap_or(device);
-        let chunks = covered.div_ceil(u64::from(chunk));
-        if chunks > MAX_CHUNKS {
-            let least = covered.div_ceil(MAX_CHUNKS).next_power_of_two();
-            return Err(LayoutError::TooManyChunks {
-                chunk,
-                bytes: covered,
-                least,
-            });
-        }
-        let bitmap_room = bitmap_bytes(chunks);
+        let bitmap_room = bitmap_room(array.unwrap_or(device), chunk)?;
         let bitmap = SUPERBLOCK + BLOCK as u64;
         let metadata = bitmap + bitmap_room * (1 + PEER_BITMAPS) + ACTIVITY_LOG + 2 * RECORD_SLOT;
         // All of these are small: bitmap_room is at most 32 MiB.
@@ -142,6 +139,37 @@ impl Layout {
             records: Some([data - 2 * RECORD_SLOT, data - RECORD_SLOT]),
             data,
             data_size: device - data,
+        })
+    }
+
+    /// Lays out a leg whose data starts at the first byte of the disk, so that what is there stays usable: version 1.0.
+    /// `array` as in [`Layout::plan`]. Whoever keeps a file system checks that it ends before `data_size`.
+    pub fn plan_in_place(
+        device: u64,
+        chunk: u32,
+        array: Option<u64>,
+    ) -> Result<Layout, LayoutError> {
+        check_chunk(chunk)?;
+        let too_small = |need| LayoutError::DiskTooSmall { device, need };
+        let least = MIN_DATA + 2 * RECORD_SLOT + 2 * PAGE as u64 + 4 * BLOCK as u64;
+        let superblock = Version::V1_0.sector(device / SECTOR);
+        let superblock = superblock.ok_or(too_small(least))? * SECTOR;
+        let bitmap_room = bitmap_room(array.unwrap_or(superblock), chunk)?;
+        let records = superblock.checked_sub(bitmap_room + 2 * RECORD_SLOT);
+        let behind = device - superblock + bitmap_room + 2 * RECORD_SLOT;
+        let least = array.unwrap_or(MIN_DATA).max(MIN_DATA);
+        let first = records
+            .map(|first| first - first % SIZE_ALIGN)
+            .filter(|&first| first >= least)
+            .ok_or(too_small(least.saturating_add(behind + SIZE_ALIGN)))?;
+        Ok(Layout {
+            superblock,
+            bitmap: superblock - bitmap_room,
+            bitmap_room,
+            chunk,
+            records: Some([first, first + RECORD_SLOT]),
+            data: 0,
+            data_size: first,
         })
     }
 
@@ -183,7 +211,8 @@ impl Layout {
             bitmap: start,
             bitmap_room: room,
             chunk: bitmap.chunk,
-            records: records_before(data, start + need, superblock),
+            records: records_before(data, start + need, superblock)
+                .or_else(|| records_behind(superblock, start)),
             data,
             data_size: bytes(superblock.data_size),
         })
@@ -229,6 +258,48 @@ fn records_before(data: u64, bitmap_end: u64, superblock: &Superblock) -> Option
         .max(bitmap_end.next_multiple_of(PAGE as u64))
         .max(log_end);
     (own_end <= data && first >= free).then_some([first, data - RECORD_SLOT])
+}
+
+/// Where the two state records are on a leg whose data comes first: behind the data, if the bitmap follows them.
+fn records_behind(superblock: &Superblock, bitmap: u64) -> Option<[u64; 2]> {
+    let data_end = superblock
+        .data_offset
+        .saturating_add(superblock.data_size)
+        .saturating_mul(SECTOR);
+    let own = superblock.super_offset.saturating_mul(SECTOR);
+    let fits = data_end.is_multiple_of(SIZE_ALIGN)
+        && data_end.saturating_add(2 * RECORD_SLOT) <= bitmap
+        && bitmap < own;
+    fits.then_some([data_end, data_end + RECORD_SLOT])
+}
+
+/// Where the two state records are on a leg of an array that has no bitmap (any more); `None` where there is no room.
+pub fn records_without_bitmap(superblock: &Superblock) -> Option<[u64; 2]> {
+    let own = superblock.super_offset.saturating_mul(SECTOR);
+    let data = superblock.data_offset.saturating_mul(SECTOR);
+    records_before(data, own + BLOCK as u64, superblock)
+        .or_else(|| records_behind(superblock, own.saturating_sub(PAGE as u64)))
+}
+
+fn check_chunk(chunk: u32) -> Result<(), LayoutError> {
+    match chunk.is_power_of_two() && (MIN_CHUNK..=MAX_CHUNK).contains(&chunk) {
+        true => Ok(()),
+        false => Err(LayoutError::Chunk { chunk }),
+    }
+}
+
+/// Bytes of the bitmap for so many bytes of data.
+fn bitmap_room(bytes: u64, chunk: u32) -> Result<u64, LayoutError> {
+    let chunks = bytes.div_ceil(u64::from(chunk));
+    if chunks > MAX_CHUNKS {
+        let least = bytes.div_ceil(MAX_CHUNKS).next_power_of_two();
+        return Err(LayoutError::TooManyChunks {
+            chunk,
+            bytes,
+            least,
+        });
+    }
+    Ok(bitmap_bytes(chunks))
 }
 
 /// Version 1.2: 4 KiB from the start.

@@ -1,5 +1,6 @@
 //! The command line of `netraid`: one module a command, and what they share: exit codes, sizes, the run folder.
 
+mod array;
 mod create;
 pub mod exit;
 mod extend;
@@ -27,6 +28,7 @@ struct Arguments {
 /// A new command gets a line here, a line in [`perform`] and a module.
 #[derive(Debug, Subcommand)]
 enum Command {
+    Array(array::Arguments),
     Create(create::Arguments),
     Extend(extend::Arguments),
     Quickstart(quickstart::Arguments),
@@ -36,6 +38,7 @@ enum Command {
 
 fn perform(command: Command) -> Result<(), Exit> {
     match command {
+        Command::Array(arguments) => array::perform(&arguments),
         Command::Create(arguments) => create::perform(&arguments),
         Command::Extend(arguments) => extend::perform(&arguments),
         Command::Run(arguments) => run::perform(&arguments),

@@ -1,5 +1,6 @@
 //! A disk mirrored live over the network: the mirror, its on-disk format, its decisions and its commands.
 
+pub mod array;
 pub mod cli;
 pub mod control;
 pub mod mirror;

@@ -1,0 +1,243 @@
+//! Mirrors as a supervisor drives them: one set of orders, two ways to carry them out.
+//!
+//! - [`md`]: the kernel's RAID1 over a local disk and NBD devices (`/dev/nbdN`); needs root, `md` and `mdadm`.
+//! - [`embedded`]: the engine of [`crate::raid1`], running in a process of its own (`netraid run`).
+//!
+//! Both keep the same metadata on the legs ([`crate::md`] and the NetRAID record), so a mirror that one stopped the other
+//! starts, with nothing to resync. A mirror is made by [`create`](mod@create) for either.
+
+pub mod create;
+pub mod disk;
+pub mod filesystem;
+pub mod leg;
+pub mod md;
+pub mod tunable;
+
+use std::fmt;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::status::Status;
+
+/// A way to run mirrors.
+pub trait Backend {
+    /// Puts a leg of this node into service, alone. The others are added with [`Array::add`]: so the direction of every
+    /// resync is fixed, from this leg to those that come after it.
+    ///
+    /// Starting a mirror that runs on the same disk already is done at once.
+    ///
+    /// # Errors
+    /// [`ArrayError::Refused`] if the leg was being resynced, or belongs to another mirror.
+    fn start(&self, start: &Start) -> Result<Box<dyn Array>, ArrayError>;
+
+    /// A mirror that runs, whoever started it.
+    ///
+    /// # Errors
+    /// If it can't be told. That none runs is `Ok(None)`.
+    fn find(&self, tag: &str) -> Result<Option<Box<dyn Array>>, ArrayError>;
+}
+
+/// A mirror that runs on this node.
+pub trait Array {
+    /// How it is.
+    ///
+    /// # Errors
+    /// If it does not run any more, or can't be asked.
+    fn status(&self) -> Result<ArrayStatus, ArrayError>;
+
+    /// Adds a leg, or takes one back: its own bitmap is merged into the mirror's first, and whose data is good is
+    /// decided by generations alone. Returns when the resync has begun.
+    ///
+    /// # Errors
+    /// [`ArrayError::Refused`] if the leg has newer data, was written alone, or holds something else.
+    fn add(&self, leg: &NewLeg) -> Result<Added, ArrayError>;
+
+    /// Goes on without a node's leg. What it misses from now on is marked.
+    ///
+    /// # Errors
+    /// If it has no such leg.
+    fn remove(&self, node: &str) -> Result<(), ArrayError>;
+
+    /// Copies everything to a node's leg, whatever the bitmap says.
+    ///
+    /// # Errors
+    /// If it has no such leg.
+    fn full_resync(&self, node: &str) -> Result<Added, ArrayError>;
+
+    /// Bounds the speed of resyncs, from now on.
+    ///
+    /// # Errors
+    /// If the mirror does not take it.
+    fn set_speed(&self, speed: Speed) -> Result<(), ArrayError>;
+
+    /// Begins to listen to what happens.
+    ///
+    /// # Errors
+    /// If the mirror can't be watched.
+    fn watch(&self) -> Result<Box<dyn Watch>, ArrayError>;
+
+    /// Stops the mirror cleanly.
+    ///
+    /// # Errors
+    /// If it is in use.
+    fn stop(&self) -> Result<(), ArrayError>;
+}
+
+/// What happens to a mirror, as it happens.
+pub trait Watch {
+    /// Waits until something happens, at most `patience`; nothing may have.
+    ///
+    /// # Errors
+    /// If the mirror can't be watched any more, for example because it was stopped.
+    fn next(&mut self, patience: Duration) -> Result<Vec<Event>, ArrayError>;
+}
+
+/// Which mirror to start, from which disk.
+#[derive(Clone, Debug)]
+pub struct Start {
+    /// The mirror.
+    pub tag: String,
+    /// The leg of this node.
+    pub disk: PathBuf,
+    /// Start even if the leg was being resynced: its data may be of different times.
+    pub force: bool,
+    /// Bounds of the resync's speed.
+    pub speed: Speed,
+    /// Writes that may be on the way to the other legs when the application is answered; `None` to wait for all legs.
+    pub async_limit: Option<u16>,
+}
+
+/// Which leg to add.
+#[derive(Clone, Debug)]
+pub struct NewLeg {
+    /// The node whose disk it is.
+    pub node: String,
+    /// The block device (kernel), or the NBD URI (embedded).
+    pub location: String,
+    /// Copy everything.
+    pub full: bool,
+    /// Give up what the leg wrote while it was alone, or has newer.
+    pub discard: bool,
+    /// Overwrite what the disk holds if it is no leg of this mirror.
+    pub force: bool,
+}
+
+/// What adding a leg began.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Added {
+    /// Everything is copied, not only what is marked.
+    pub full: bool,
+    /// The rule that decided so.
+    pub rule: String,
+    /// Bytes that the leg's own bitmap had marked, all of which were merged into the mirror's.
+    pub merged_bytes: u64,
+    /// Bytes that were marked when the resync began, the merged ones included.
+    pub dirty_bytes: u64,
+}
+
+/// Bounds of a resync's speed, in KiB a second: `LKDR_SPEED_LIMIT` and `LKDR_SPEED_LIMIT_MIN`. `None` leaves it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Speed {
+    /// Never faster.
+    pub most: Option<u32>,
+    /// Not slower for the sake of the application's writes.
+    pub least: Option<u32>,
+}
+
+/// The status of a mirror with what only arrays have; one JSON object.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ArrayStatus {
+    /// As `netraid status --json` has it.
+    #[serde(flatten)]
+    pub status: Status,
+    /// The block device that the application uses, if it is one.
+    pub device: Option<String>,
+    /// Whether there is a write-intent bitmap. Without it, every interruption ends in a full resync.
+    pub bitmap: bool,
+    /// Writes that may be on the way to asynchronous legs; 0: all legs are synchronous.
+    pub async_limit: u32,
+    /// Bounds of the resync's speed in KiB a second, as far as they can be told.
+    pub speed_limit: Option<u32>,
+    /// The lower one.
+    pub speed_limit_min: Option<u32>,
+    /// What somebody should know who relies on this mirror: sentences.
+    pub notes: Vec<String>,
+}
+
+/// Something that happened to a mirror.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum Event {
+    /// The number of missing or incomplete legs changed.
+    Degraded {
+        /// Now.
+        legs: u32,
+    },
+    /// The state of the whole array changed: `clean`, `active`, `active-idle`, `write-pending` and so on.
+    State {
+        /// Now.
+        state: String,
+    },
+    /// A resync began, ended or was stopped: `idle`, `recover`, `resync`, `check`, `frozen`.
+    Sync {
+        /// Now.
+        action: String,
+    },
+    /// A leg appeared, changed, or was removed.
+    Leg {
+        /// Its device.
+        device: String,
+        /// Its flags; empty when it was removed.
+        flags: Vec<String>,
+    },
+}
+
+/// Why something was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum ArrayError {
+    /// The request can't be meant.
+    #[error("{0}")]
+    Usage(String),
+    /// The state forbids it; nothing was changed.
+    #[error("{why}")]
+    Refused {
+        /// Why.
+        why: String,
+        /// What could help.
+        hint: Option<String>,
+    },
+    /// It did not work.
+    #[error("{0}")]
+    Failed(String),
+    /// It did not end in time.
+    #[error("{0}")]
+    Late(String),
+}
+
+impl ArrayError {
+    pub(crate) fn refused(why: impl fmt::Display) -> ArrayError {
+        ArrayError::Refused {
+            why: why.to_string(),
+            hint: None,
+        }
+    }
+
+    pub(crate) fn refused_with(why: impl fmt::Display, hint: impl fmt::Display) -> ArrayError {
+        ArrayError::Refused {
+            why: why.to_string(),
+            hint: Some(hint.to_string()),
+        }
+    }
+
+    pub(crate) fn failed(why: impl fmt::Display) -> ArrayError {
+        ArrayError::Failed(why.to_string())
+    }
+}
+
+/// Bytes in ranges.
+pub(crate) fn bytes_in(ranges: &[Range<u64>]) -> u64 {
+    ranges.iter().map(|range| range.end - range.start).sum()
+}

@@ -1,0 +1,333 @@
+//! A leg at rest or under a running kernel: what its metadata says, and what to write to say something else.
+
+use std::ops::Range;
+
+use flags::{
+    GenerationId, NodeName, PairError, PeerFlags, PeerState, RECORD_BYTES, RecordError,
+    RecordFlags, StateRecord, decode_pair,
+};
+
+use super::disk::{Disk, DiskError};
+use crate::md::bitmap::{HEADER, Trust};
+use crate::md::layout::{RECORD_SLOT, records_without_bitmap};
+use crate::md::superblock::{BLOCK, Version};
+use crate::md::{
+    BitmapError, BitmapSuperblock, DirtyBits, Layout, LayoutError, Role, SECTOR, Superblock,
+    SuperblockError,
+};
+use crate::mirror::departure::Witness;
+use crate::mirror::generation::{Generation, Generations, HISTORY, SLOTS};
+
+/// Why a disk is not a leg that can be used.
+#[derive(Debug, thiserror::Error)]
+pub enum LegError {
+    /// No md superblock where versions 1.2 and 1.0 have it.
+    #[error("the disk holds no mirror: no md superblock of version 1.2 or 1.0")]
+    Blank,
+    /// It can't be read or written.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// The superblock is damaged, or of a kind that is not understood.
+    #[error("the superblock can't be used: {0}")]
+    Superblock(#[from] SuperblockError),
+    /// The bitmap is.
+    #[error("the write-intent bitmap can't be used: {0}")]
+    Bitmap(#[from] BitmapError),
+    /// They do not fit together, or the disk.
+    #[error("the leg's layout can't be used: {0}")]
+    Layout(#[from] LayoutError),
+    /// Both copies of the record are damaged.
+    #[error("the leg's NetRAID record can't be used: {0}")]
+    Record(#[from] PairError),
+    /// A record that can't be written.
+    #[error("the leg's NetRAID record can't be written: {0}")]
+    Encode(#[from] RecordError),
+    /// Whoever made the array left no room for the record.
+    #[error(
+        "the leg has no room for NetRAID's record: create the mirror with netraid array create"
+    )]
+    NoRoom,
+    /// More or fewer legs than are possible.
+    #[error("the array has {0} legs: 1 to 8 are possible")]
+    Legs(u32),
+    /// It does not say which of the legs it is.
+    #[error("the superblock does not say which leg this is: {0}")]
+    Role(Role),
+    /// A name that no node can have.
+    #[error("{0}")]
+    Name(#[from] flags::NameError),
+}
+
+/// One leg's metadata.
+#[derive(Clone, Debug)]
+pub struct Leg {
+    /// As read.
+    pub superblock: Superblock,
+    /// `None` for an array without one: then nothing can be resynced in part.
+    pub bitmap: Option<Bitmap>,
+    /// As read; made up if there is none, or one of another array.
+    pub record: StateRecord,
+    /// Where both copies of the record are, in bytes.
+    pub records: [u64; 2],
+    /// The leg's slot, which is its md raid-disk number.
+    pub slot: usize,
+}
+
+/// A leg's write-intent bitmap.
+#[derive(Clone, Debug)]
+pub struct Bitmap {
+    /// Its first byte on the disk.
+    pub start: u64,
+    /// Its header.
+    pub header: BitmapSuperblock,
+    /// Its bits; all set if they can't be believed.
+    pub bits: DirtyBits,
+    /// Whether they can.
+    pub trust: Trust,
+}
+
+impl Bitmap {
+    /// Bytes that the bitmap uses: whole sectors, header included. Somebody else's may have no room for more.
+    pub fn used(&self) -> u64 {
+        (HEADER as u64 + self.header.chunks().div_ceil(8)).next_multiple_of(SECTOR)
+    }
+}
+
+/// Something to write, in bytes from the start of a disk.
+pub type Write = (u64, Vec<u8>);
+
+impl Leg {
+    /// Reads a leg's metadata.
+    pub fn read(disk: &Disk) -> Result<Leg, LegError> {
+        let superblock = read_superblock(disk)?;
+        let legs = superblock.raid_disks;
+        if legs == 0 || legs as usize > SLOTS {
+            return Err(LegError::Legs(legs));
+        }
+        let slot = match superblock.role() {
+            Role::Active(place) if u32::from(place) < legs => usize::from(place),
+            other => return Err(LegError::Role(other)),
+        };
+        let (bitmap, records) = match superblock.bitmap_sector() {
+            Some(sector) => {
+                let (bitmap, layout) = read_bitmap(disk, &superblock, sector * SECTOR)?;
+                (Some(bitmap), layout.records)
+            }
+            None => (None, records_without_bitmap(&superblock)),
+        };
+        let records = records.ok_or(LegError::NoRoom)?;
+        let record = read_record(disk, records, &superblock, slot)?;
+        Ok(Leg {
+            superblock,
+            bitmap,
+            record,
+            records,
+            slot,
+        })
+    }
+
+    /// What this leg knows, for the decision whose data is good.
+    pub fn witness(&self) -> Witness {
+        let dirty = self
+            .bitmap
+            .as_ref()
+            .is_none_or(|bitmap| !bitmap.bits.is_clean() || bitmap.trust != Trust::Complete);
+        let active = self.superblock.roles.iter().filter_map(|role| match role {
+            Role::Active(place) if usize::from(*place) < SLOTS => Some(1_u8 << place),
+            _ => None,
+        });
+        Witness {
+            slot: self.slot,
+            array: self.superblock.set_uuid.0,
+            recorded: generations(&self.record),
+            slots: self.superblock.raid_disks as usize,
+            active: active.fold(0, |set, bit| set | bit),
+            kernel: written_by_the_kernel(&self.superblock),
+            dirty,
+        }
+    }
+
+    /// Whether the leg's data is one state that the mirror once had, so that it may be put into service.
+    pub fn is_consistent(&self) -> bool {
+        self.superblock.is_in_sync() && self.record_is_consistent()
+    }
+
+    /// Whether the record says so; the superblock may say that the leg is being recovered.
+    pub fn record_is_consistent(&self) -> bool {
+        self.record.flags.contains(RecordFlags::CONSISTENT)
+    }
+
+    /// The tag, which `mdadm` may have put behind the name of a host.
+    pub fn tag(&self) -> String {
+        let name = self.superblock.name();
+        match name.split_once(':') {
+            Some((_, tag)) => tag.to_owned(),
+            None => name,
+        }
+    }
+
+    /// Bytes of the mirror.
+    pub fn size(&self) -> u64 {
+        self.superblock.size.saturating_mul(SECTOR)
+    }
+
+    /// Names of the nodes, by slot.
+    pub fn names(&self) -> Vec<NodeName> {
+        let peer = |slot: usize| self.record.peer(slot as u8).map(|peer| peer.name.clone());
+        (0..self.superblock.raid_disks as usize)
+            .map(|slot| peer(slot).unwrap_or_else(|| self.record.node.clone()))
+            .collect()
+    }
+
+    /// Dirty ranges in bytes of the mirror; all of it without a bitmap.
+    pub fn dirty(&self) -> Vec<Range<u64>> {
+        let size = self.size();
+        match &self.bitmap {
+            None => vec![0..size],
+            Some(bitmap) => {
+                let chunk = u64::from(bitmap.header.chunk);
+                let ranges = bitmap.bits.ranges();
+                ranges
+                    .map(|run| run.start * chunk..(run.end * chunk).min(size))
+                    .collect()
+            }
+        }
+    }
+
+    /// The record that makes this leg say `generations`: both copies, to be written one after the other.
+    pub fn record_writes(&self, generations: &Generations) -> Result<Vec<Write>, LegError> {
+        let names = self.names();
+        let sequence = self.record.sequence + 1;
+        let record = record(&self.superblock, self.slot, &names, generations, sequence)?;
+        encode_record(&record, self.records)
+    }
+}
+
+/// Whether the kernel or `mdadm` wrote this superblock: they know time in seconds, the embedded engine in microseconds.
+pub fn written_by_the_kernel(superblock: &Superblock) -> bool {
+    superblock.updated.micros == 0
+}
+
+/// Both copies of a record.
+pub fn encode_record(record: &StateRecord, at: [u64; 2]) -> Result<Vec<Write>, LegError> {
+    let bytes = record.encode()?.to_vec();
+    Ok(at.map(|at| (at, bytes.clone())).into())
+}
+
+/// The record of the leg in `slot`. Whether its data is consistent the superblock says too, as soon as the kernel has it:
+/// a leg that is being recovered is not.
+pub fn record(
+    superblock: &Superblock,
+    slot: usize,
+    names: &[NodeName],
+    generations: &Generations,
+    sequence: u64,
+) -> Result<StateRecord, LegError> {
+    let node = names.get(slot).cloned();
+    let peers = names.iter().enumerate().filter(|(peer, _)| *peer != slot);
+    Ok(StateRecord {
+        sequence,
+        array: superblock.set_uuid.0,
+        node_id: slot as u8,
+        node: node.ok_or(LegError::Legs(slot as u32))?,
+        current: GenerationId(generations.current.0),
+        history: generations
+            .history
+            .iter()
+            .map(|id| GenerationId(id.0))
+            .collect(),
+        flags: RecordFlags::CONSISTENT,
+        peers: peers
+            .map(|(peer, name)| {
+                let away = generations.away[peer];
+                PeerState {
+                    node_id: peer as u8,
+                    name: name.clone(),
+                    bitmap: GenerationId(away.0),
+                    flags: PeerFlags::default().with(PeerFlags::IN_SYNC, away == Generation::NONE),
+                }
+            })
+            .collect(),
+    })
+}
+
+/// The generations of a record.
+pub fn generations(record: &StateRecord) -> Generations {
+    let history = record.history.iter().take(HISTORY);
+    let mut generations = Generations {
+        current: Generation(record.current.0),
+        history: history.map(|id| Generation(id.0)).collect(),
+        ..Generations::default()
+    };
+    for peer in &record.peers {
+        if let Some(away) = generations.away.get_mut(usize::from(peer.node_id)) {
+            *away = Generation(peer.bitmap.0);
+        }
+    }
+    generations
+}
+
+fn read_superblock(disk: &Disk) -> Result<Superblock, LegError> {
+    for version in [Version::V1_2, Version::V1_0] {
+        let Some(sector) = version.sector(disk.size() / SECTOR) else {
+            continue;
+        };
+        let length = (disk.size() - sector * SECTOR).min(BLOCK as u64);
+        match Superblock::decode(&disk.read(sector * SECTOR, length as usize)?) {
+            Err(SuperblockError::NoMagic { .. }) => {}
+            Err(error) => return Err(error.into()),
+            Ok(superblock) => {
+                superblock.check_place(sector, disk.size() / SECTOR)?;
+                return Ok(superblock);
+            }
+        }
+    }
+    Err(LegError::Blank)
+}
+
+fn read_bitmap(
+    disk: &Disk,
+    superblock: &Superblock,
+    start: u64,
+) -> Result<(Bitmap, Layout), LegError> {
+    let header = BitmapSuperblock::decode(&disk.read(start, HEADER)?)?;
+    let layout = Layout::of(superblock, &header)?;
+    let trust = header.trust(superblock)?;
+    let bits = match trust {
+        Trust::Complete => {
+            // decode() bounds the number of chunks, Layout::of() has shown that the bitmap is on the disk.
+            let length = (HEADER as u64 + header.chunks().div_ceil(8)).next_multiple_of(SECTOR);
+            header.decode_bits(&disk.read(start, length as usize)?)?
+        }
+        _ => DirtyBits::all_dirty(header.chunks()),
+    };
+    let bitmap = Bitmap {
+        start,
+        header,
+        bits,
+        trust,
+    };
+    Ok((bitmap, layout))
+}
+
+fn read_record(
+    disk: &Disk,
+    at: [u64; 2],
+    superblock: &Superblock,
+    slot: usize,
+) -> Result<StateRecord, LegError> {
+    debug_assert_eq!(at[1] - at[0], RECORD_SLOT);
+    let first = disk.read(at[0], RECORD_BYTES)?;
+    let second = disk.read(at[1], RECORD_BYTES)?;
+    if first.iter().chain(&second).any(|byte| *byte != 0) {
+        let chosen = decode_pair(&first, &second)?.record;
+        // Otherwise it is left over from an earlier mirror on the same disk.
+        if chosen.array == superblock.set_uuid.0 {
+            return Ok(chosen);
+        }
+    }
+    // No record: mdadm made the array. It has no generation, and so nothing is resynced in part to or from it.
+    let names = (0..superblock.raid_disks as usize).map(|slot| NodeName::new(format!("leg{slot}")));
+    let names = names.collect::<Result<Vec<_>, _>>()?;
+    record(superblock, slot, &names, &Generations::default(), 0)
+}

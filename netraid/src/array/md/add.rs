@@ -1,0 +1,508 @@
+//! Adds a leg to a running array: decides, merges its bitmap, prepares its metadata, and gives it to the kernel.
+//!
+//! [`plan`] is the pure part: from what both legs say to the steps. The module's parent says why they are in this order.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::command::Order;
+use super::step::Step;
+use super::{MdArray, slot_of, start};
+use crate::array::disk::{Access, Disk};
+use crate::array::leg::{self, Leg, LegError};
+use crate::array::{Added, ArrayError, NewLeg, bytes_in};
+use crate::md::format::FormattedLeg;
+use crate::md::superblock::{Features, Role, Timestamp, WRITE_MOSTLY};
+use crate::md::{BitmapSuperblock, DirtyBits, MdUuid, SECTOR, Superblock};
+use crate::mirror::generation::{Extent, Generation, Generations, Verdict};
+use crate::raid1::holds::holds;
+use crate::raid1::link::Link;
+
+/// What is known before a leg is added.
+pub struct Situation<'a> {
+    /// The array's device.
+    pub array: &'a Path,
+    /// The array's `bitmap_set_bits`.
+    pub set_bits: &'a Path,
+    /// The legs that the array has, this node's first: where they are and what they say.
+    pub present: &'a [(PathBuf, Leg)],
+    /// The slot of the leg to add.
+    pub slot: usize,
+    /// Its disk.
+    pub disk: &'a Path,
+    /// Bytes of its disk.
+    pub size: u64,
+    /// What it says; `None` if it is no leg of this mirror, and may be overwritten.
+    pub found: Option<&'a Leg>,
+    /// Identity of the leg if it is made now.
+    pub uuid: MdUuid,
+    /// The time of day.
+    pub now: Timestamp,
+}
+
+/// The steps that add a leg, and what they come to.
+#[derive(Debug)]
+pub struct Plan {
+    /// To be performed in this order; after an error, none of the rest.
+    pub steps: Vec<Step>,
+    /// What is copied.
+    pub added: Added,
+}
+
+impl MdArray {
+    pub(super) fn add_leg(&self, request: &NewLeg) -> Result<Added, ArrayError> {
+        let location = PathBuf::from(&request.location);
+        let local = self.local_leg()?;
+        let slot = slot_of(&local, &request.node)?;
+        if slot == local.slot {
+            return Err(ArrayError::Usage(format!(
+                "{} is this node: its leg is the mirror's source",
+                request.node
+            )));
+        }
+        if let Some(member) = self.member_in(slot)?
+            && !member.is("faulty")
+        {
+            return Err(ArrayError::refused(format!(
+                "{} has a leg in mirror {} already: {}",
+                request.node, self.tag, member.name
+            )));
+        }
+        // What was failed is of no use to the kernel any more, and keeps its number and its device from being used.
+        for member in self.view()?.members {
+            if member.is("faulty") {
+                self.drop_member(&member)?;
+            }
+        }
+        let disk = Disk::open(&location, Access::Exclusive).map_err(ArrayError::failed)?;
+        let disk = Arc::new(disk);
+        let found = self.look_at(&disk, &local, slot, request)?;
+        let present = self.present(local)?;
+        let situation = Situation {
+            array: &self.device(),
+            set_bits: &self.attribute("bitmap_set_bits"),
+            present: &present,
+            slot,
+            disk: &location,
+            size: disk.size(),
+            found: found.as_ref(),
+            uuid: MdUuid(*uuid::Uuid::new_v4().as_bytes()),
+            now: start::now(),
+        };
+        let plan = plan(&situation, request)?;
+        for step in &plan.steps {
+            if let Step::Mdadm(Order::ReAdd { .. }) = step {
+                break;
+            }
+            self.machine.perform(step)?;
+        }
+        // The kernel wants it for itself.
+        drop(disk);
+        let last = plan.steps.last();
+        last.map_or(Ok(()), |step| self.machine.perform(step))?;
+        match self.machine.dry_run {
+            true => Ok(plan.added),
+            false => self.check_added(slot).map(|()| plan.added),
+        }
+    }
+
+    /// What the kernel did with the leg: it has its place, and is not read from.
+    fn check_added(&self, slot: usize) -> Result<(), ArrayError> {
+        let view = self.view()?;
+        let Some(member) = view.members.iter().find(|member| {
+            member.slot == Some(slot) || member.slot.is_none() && !member.is("faulty")
+        }) else {
+            return Err(ArrayError::Failed(
+                "the kernel took the leg and expelled it at once; its log says why".into(),
+            ));
+        };
+        if !member.is("write_mostly") {
+            let file = self.attribute(&format!("dev-{}/state", member.name));
+            self.machine.perform(&Step::Attribute {
+                file,
+                value: "writemostly".into(),
+            })?;
+        }
+        Ok(())
+    }
+
+    /// The leg of this mirror that the disk is, `None` if it is not one and may be overwritten.
+    fn look_at(
+        &self,
+        disk: &Arc<Disk>,
+        local: &Leg,
+        slot: usize,
+        request: &NewLeg,
+    ) -> Result<Option<Leg>, ArrayError> {
+        let place = request.location.as_str();
+        let overwrite = |holds: String| match request.force {
+            true => Ok(None),
+            false => Err(ArrayError::refused_with(
+                format!("{place} holds {holds}; nothing was written"),
+                "--force overwrites it",
+            )),
+        };
+        match Leg::read(disk) {
+            Ok(leg) if leg.superblock.set_uuid != local.superblock.set_uuid => overwrite(format!(
+                "a leg of another mirror, {}",
+                leg.superblock.name()
+            )),
+            Ok(leg) if leg.slot != slot => Err(ArrayError::refused(format!(
+                "{place} is leg {} of this mirror, that of {}; {} has leg {slot}",
+                leg.slot, leg.record.node, request.node
+            ))),
+            Ok(leg) if leg.size() != local.size() => {
+                overwrite("a leg of this mirror with another size".into())
+            }
+            Ok(leg) => Ok(Some(leg)),
+            Err(LegError::Disk(error)) => Err(ArrayError::failed(error)),
+            Err(LegError::Blank) => {
+                let found = holds(&Link::Local(disk.clone()), PATIENCE)
+                    .map_err(|failure| ArrayError::Failed(format!("{place}: {failure}")))?;
+                found.map_or(Ok(None), |what| overwrite(what.into()))
+            }
+            Err(error) => overwrite(format!("a leg that can't be used ({error})")),
+        }
+    }
+
+    /// The array's own legs with what they say, this node's first.
+    fn present(&self, local: Leg) -> Result<Vec<(PathBuf, Leg)>, ArrayError> {
+        let mut present = vec![(self.local.clone(), local)];
+        for member in self.view()?.members {
+            let path = member.path(&self.machine.dev);
+            if path != self.local && !member.is("faulty") && member.slot.is_some() {
+                let leg = super::read_leg(&path)?;
+                present.push((path, leg));
+            }
+        }
+        Ok(present)
+    }
+}
+
+/// Decides and plans.
+///
+/// # Errors
+/// [`ArrayError::Refused`] if the leg has newer data, was written alone, or is too small.
+pub fn plan(situation: &Situation<'_>, request: &NewLeg) -> Result<Plan, ArrayError> {
+    let (local_disk, local) = situation
+        .present
+        .first()
+        .ok_or_else(|| ArrayError::Failed("the array has no leg of this node".into()))?;
+    let (extent, rule) = decide(local, situation, request)?;
+    let full = extent == Extent::Full || request.full;
+    let named = local.witness().generations();
+    let mut back = named.clone();
+    back.returned(situation.slot);
+
+    let mut steps = Vec::new();
+    // 1. Names, on every leg that is there: what follows is said relative to them.
+    steps.extend(records(
+        situation,
+        None,
+        &named,
+        "the record names its generation",
+    )?);
+    // 2. Marks.
+    let size = local.size();
+    let theirs = situation.found.map_or_else(Vec::new, Leg::dirty);
+    let all = 0..size;
+    let marked = if full {
+        std::slice::from_ref(&all)
+    } else {
+        &theirs[..]
+    };
+    let mut whole = None;
+    if let Some(bitmap) = &local.bitmap {
+        let chunks = in_chunks(marked, bitmap.header.chunk.into(), bitmap.header.chunks());
+        let mut union = bitmap.bits.clone();
+        for run in &chunks {
+            union.set_range(run.clone());
+        }
+        whole = Some((bitmap.header.clone(), union));
+        if !chunks.is_empty() {
+            steps.push(Step::Mark {
+                file: situation.set_bits.to_owned(),
+                leg: local_disk.clone(),
+                chunks,
+            });
+        }
+    }
+    // 3. The leg itself.
+    let prepared = Prepared::new(local, situation, whole.as_ref()).map_err(ArrayError::failed)?;
+    steps.push(prepared.step(
+        situation,
+        whole.as_ref().map(|(_, bits)| bits),
+        local,
+        &back,
+    )?);
+    // 4. It is not away any more.
+    steps.extend(records(
+        situation,
+        Some(&named),
+        &back,
+        "no leg is away that is there",
+    )?);
+    // 5.
+    steps.push(Step::Mdadm(Order::ReAdd {
+        array: situation.array.to_owned(),
+        leg: situation.disk.to_owned(),
+    }));
+    let dirty = match &whole {
+        None => size,
+        Some((header, bits)) => {
+            let chunk = u64::from(header.chunk);
+            let runs: Vec<Range<u64>> = bits.ranges().collect();
+            let bytes = runs
+                .iter()
+                .map(|run| run.start * chunk..(run.end * chunk).min(size));
+            bytes_in(&bytes.collect::<Vec<_>>())
+        }
+    };
+    Ok(Plan {
+        steps,
+        added: Added {
+            full: full || whole.is_none(),
+            rule: rule.to_owned(),
+            merged_bytes: bytes_in(&theirs),
+            dirty_bytes: dirty,
+        },
+    })
+}
+
+/// How much must be copied, and by which rule; or why nothing may be.
+fn decide(
+    local: &Leg,
+    situation: &Situation<'_>,
+    request: &NewLeg,
+) -> Result<(Extent, &'static str), ArrayError> {
+    let Some(found) = situation.found else {
+        return Ok((Extent::Full, "new leg"));
+    };
+    let decision = local.witness().decide(&found.witness());
+    let (node, rule) = (&request.node, decision.rule);
+    match decision.verdict {
+        Verdict::Same => Ok((Extent::Partial, rule)),
+        Verdict::ToPeer(extent) => Ok((extent, rule)),
+        Verdict::NoData => Ok((Extent::Full, rule)),
+        // Both sides' bits since they parted are there, and are all that may differ.
+        Verdict::SplitBrain if request.discard && rule == "both written alone" => {
+            Ok((Extent::Partial, rule))
+        }
+        _ if request.discard => Ok((Extent::Full, rule)),
+        Verdict::FromPeer(_) => Err(ArrayError::refused_with(
+            format!("{node} has newer data than this node ({rule}); nothing was written"),
+            "stop the mirror here and start it there; --discard gives up what is there",
+        )),
+        Verdict::SplitBrain => Err(ArrayError::refused_with(
+            format!(
+                "split brain with {node} ({rule}): both were written without the other; nothing was written"
+            ),
+            "choose whose data is discarded: --discard gives up what was written there",
+        )),
+        Verdict::Unrelated => Err(ArrayError::refused_with(
+            format!(
+                "the leg of {node} has other data than this mirror ({rule}); nothing was written"
+            ),
+            "--discard overwrites it",
+        )),
+    }
+}
+
+/// Records that make all legs that are there say `after`, if they do not; `before` is what they say by then.
+fn records(
+    situation: &Situation<'_>,
+    before: Option<&Generations>,
+    after: &Generations,
+    what: &str,
+) -> Result<Vec<Step>, ArrayError> {
+    let mut steps = Vec::new();
+    for (disk, leg) in situation.present {
+        let own = |generations: &Generations| {
+            let mut own = generations.clone();
+            own.away[leg.slot] = Generation::NONE;
+            own
+        };
+        let mut leg = leg.clone();
+        let now = match before {
+            Some(before) => {
+                // Written once already, perhaps.
+                leg.record.sequence += 1;
+                own(before)
+            }
+            None => leg::generations(&leg.record),
+        };
+        let same = now == own(after) && (before.is_some() || leg.record_is_consistent());
+        if !same {
+            steps.push(Step::Write {
+                disk: disk.clone(),
+                what: what.to_owned(),
+                writes: leg.record_writes(&own(after)).map_err(ArrayError::failed)?,
+            });
+        }
+    }
+    Ok(steps)
+}
+
+/// The leg's own metadata, whether it was found or is made.
+struct Prepared {
+    superblock: Superblock,
+    bitmap: Option<(u64, BitmapSuperblock)>,
+    records: [u64; 2],
+    sequence: u64,
+}
+
+impl Prepared {
+    fn new(
+        local: &Leg,
+        situation: &Situation<'_>,
+        whole: Option<&(BitmapSuperblock, DirtyBits)>,
+    ) -> Result<Prepared, ArrayError> {
+        let slot = situation.slot;
+        let mut prepared = match situation.found {
+            Some(found) => Prepared {
+                superblock: found.superblock.clone(),
+                bitmap: found
+                    .bitmap
+                    .as_ref()
+                    .map(|bitmap| (bitmap.start, bitmap.header.clone())),
+                records: found.records,
+                sequence: found.record.sequence + 1,
+            },
+            None => Prepared::made(local, situation, whole)?,
+        };
+        let superblock = &mut prepared.superblock;
+        let recovering = match whole {
+            Some(_) => Features::RECOVERY_OFFSET | Features::RECOVERY_BITMAP,
+            None => Features::RECOVERY_OFFSET,
+        };
+        let all = Features::RECOVERY_OFFSET | Features::RECOVERY_BITMAP;
+        superblock.features = superblock.features.without(all) | recovering;
+        superblock.recovery_offset = 0;
+        superblock.devflags |= WRITE_MOSTLY;
+        (
+            superblock.bblog_size,
+            superblock.bblog_offset,
+            superblock.bblog_shift,
+        ) = (0, 0, 0);
+        superblock.events = local.superblock.events;
+        superblock.resync_offset = local.superblock.resync_offset;
+        superblock.raid_disks = local.superblock.raid_disks;
+        superblock.roles = local.superblock.roles.clone();
+        superblock.dev_number = slot as u32;
+        superblock.set_role(slot as u32, Role::Active(slot as u16));
+        superblock.updated = situation.now;
+        if let (Some((_, header)), Some((array, _))) = (&mut prepared.bitmap, whole) {
+            header.events = array.events.max(local.superblock.events);
+            header.events_cleared = array.events_cleared;
+            header.state = array.state;
+            header.write_behind = array.write_behind;
+        }
+        Ok(prepared)
+    }
+
+    fn made(
+        local: &Leg,
+        situation: &Situation<'_>,
+        whole: Option<&(BitmapSuperblock, DirtyBits)>,
+    ) -> Result<Prepared, ArrayError> {
+        let leg = crate::md::format::NewLeg {
+            device: situation.size,
+            uuid: situation.uuid,
+            write_mostly: true,
+            fail_fast: false,
+        };
+        // Without a bitmap the layout is the same, with room for one.
+        let header = whole.map_or_else(|| plain_bitmap(local), |(header, _)| header.clone());
+        let number = situation.slot as u32;
+        let made = FormattedLeg::join(&local.superblock, &header, number, number as u16, &leg)
+            .map_err(|error| {
+                ArrayError::refused(format!(
+                    "{} can't be a leg: {error}",
+                    situation.disk.display()
+                ))
+            })?;
+        let mut superblock = made.superblock;
+        if whole.is_none() {
+            superblock.features = superblock.features.without(Features::BITMAP_OFFSET);
+        }
+        Ok(Prepared {
+            superblock,
+            bitmap: whole.map(|_| (made.layout.bitmap, made.bitmap)),
+            records: made
+                .layout
+                .records
+                .ok_or_else(|| ArrayError::failed(LegError::NoRoom))?,
+            sequence: 1,
+        })
+    }
+
+    /// The bitmap, then the superblock that keeps everybody from starting the leg, then the record.
+    fn step(
+        self,
+        situation: &Situation<'_>,
+        bits: Option<&DirtyBits>,
+        local: &Leg,
+        generations: &Generations,
+    ) -> Result<Step, ArrayError> {
+        let mut writes = Vec::new();
+        if let (Some((start, header)), Some(bits)) = (&self.bitmap, bits) {
+            let used = (crate::md::bitmap::HEADER as u64 + header.chunks().div_ceil(8))
+                .next_multiple_of(SECTOR);
+            let mut bytes = bits.encode(header);
+            bytes.truncate(used as usize);
+            let pieces = bytes.chunks(PIECE).enumerate();
+            writes.extend(pieces.map(|(n, piece)| (start + (n * PIECE) as u64, piece.to_vec())));
+        }
+        let at = self.superblock.super_offset * SECTOR;
+        let length = self.superblock.encoded_len();
+        writes.push((at, self.superblock.encode()[..length].to_vec()));
+        let mut own = generations.clone();
+        own.away[situation.slot] = Generation::NONE;
+        let names = local.names();
+        let record = leg::record(
+            &self.superblock,
+            situation.slot,
+            &names,
+            &own,
+            self.sequence,
+        )
+        .map_err(ArrayError::failed)?;
+        writes.extend(leg::encode_record(&record, self.records).map_err(ArrayError::failed)?);
+        Ok(Step::Write {
+            disk: situation.disk.to_owned(),
+            what: "it is being recovered".into(),
+            writes,
+        })
+    }
+}
+
+/// A header for the layout of a leg of an array without a bitmap.
+fn plain_bitmap(local: &Leg) -> BitmapSuperblock {
+    BitmapSuperblock {
+        uuid: local.superblock.set_uuid,
+        events: local.superblock.events,
+        events_cleared: local.superblock.events,
+        sync_size: local.superblock.size,
+        state: 0,
+        chunk: crate::md::Layout::default_chunk(local.size()),
+        daemon_sleep: 5,
+        write_behind: 0,
+        sectors_reserved: 0,
+        cluster_name: [0; 64],
+    }
+}
+
+/// Chunks that hold these bytes, cut to those that exist.
+fn in_chunks(bytes: &[Range<u64>], chunk: u64, chunks: u64) -> Vec<Range<u64>> {
+    let runs = bytes.iter().filter(|range| range.start < range.end);
+    runs.map(|range| (range.start / chunk).min(chunks)..range.end.div_ceil(chunk).min(chunks))
+        .filter(|run| run.start < run.end)
+        .collect()
+}
+
+/// Longest write of a bitmap, in bytes.
+const PIECE: usize = 1 << 20;
+/// Longest wait for a look at what a disk holds.
+const PATIENCE: Duration = Duration::from_secs(30);

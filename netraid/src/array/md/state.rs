@@ -1,0 +1,186 @@
+//! The status of a mirror that the kernel runs, from sysfs and from what its own leg says.
+
+use std::path::Path;
+
+use super::MdArray;
+use super::sysfs::{Member, View};
+use crate::array::leg::Leg;
+use crate::array::{ArrayError, ArrayStatus, bytes_in};
+use crate::md::SECTOR;
+use crate::mirror::generation::Generation;
+use crate::status::{LegStatus, ResyncStatus, SCHEMA, Status, word};
+
+impl MdArray {
+    pub(super) fn state(&self) -> Result<ArrayStatus, ArrayError> {
+        let view = self.view()?;
+        let leg = self.local_leg()?;
+        Ok(document(&self.tag, &self.machine.dev, &view, &leg))
+    }
+}
+
+/// The document, from what the kernel shows (`view`) and what this node's leg says.
+fn document(tag: &str, dev: &Path, view: &View, local: &Leg) -> ArrayStatus {
+    let generations = local.witness().generations();
+    let names = local.names();
+    let dirty = local.dirty();
+    let resync = resync(view);
+    let legs = (0..view.raid_disks as usize).map(|slot| {
+        let member = view.members.iter().find(|member| member.slot == Some(slot));
+        let name = names
+            .get(slot)
+            .map_or_else(String::new, ToString::to_string);
+        leg_status(slot, name, member, view, local, dev, bytes_in(&dirty))
+    });
+    let (chunk, chunks, dirty_chunks) = match &local.bitmap {
+        Some(bitmap) => {
+            let header = &bitmap.header;
+            (
+                u64::from(header.chunk),
+                header.chunks(),
+                bitmap.bits.count(),
+            )
+        }
+        None => (0, 0, 0),
+    };
+    let clean = matches!(view.state.as_str(), "clean" | "active-idle");
+    let status = Status {
+        schema: SCHEMA.into(),
+        tag: tag.into(),
+        node: names
+            .get(local.slot)
+            .map_or_else(String::new, ToString::to_string),
+        uris: Vec::new(),
+        backend: "md".into(),
+        array_uuid: local.superblock.set_uuid.to_string(),
+        size: local.size(),
+        chunk,
+        chunks,
+        dirty_chunks,
+        dirty_bytes: if local.bitmap.is_some() {
+            bytes_in(&dirty)
+        } else {
+            0
+        },
+        events: local.superblock.events,
+        array_state: if clean { "clean" } else { "active" }.into(),
+        generation: format!("{:?}", generations.current),
+        halted: halted(view),
+        legs: legs.collect(),
+        resync,
+        last_resync: None,
+    };
+    ArrayStatus {
+        device: Some(dev.join(&view.name).display().to_string()),
+        bitmap: view.bitmap,
+        async_limit: view.backlog,
+        speed_limit: view.speed_max,
+        speed_limit_min: view.speed_min,
+        notes: notes(view, local.slot, generations.current),
+        status,
+    }
+}
+
+fn halted(view: &View) -> Option<String> {
+    match view.state.as_str() {
+        "readonly" | "read-auto" => Some(format!("the array is {}", view.state)),
+        "broken" => Some("the last leg failed".into()),
+        "inactive" | "clear" => Some(format!("the array is {}: it was not started", view.state)),
+        _ => None,
+    }
+}
+
+fn notes(view: &View, local: usize, current: Generation) -> Vec<String> {
+    let mut notes = Vec::new();
+    if !view.bitmap {
+        notes.push(
+            "there is no write-intent bitmap: every interruption ends in a full resync".to_owned(),
+        );
+    }
+    if view.backlog > 0 {
+        notes.push(format!(
+            "asynchronous: up to {} writes may be missing on the targets when this node is lost, and their order there is \
+             not kept; when the limit is reached, writes wait for the targets",
+            view.backlog
+        ));
+    }
+    if current == Generation::NONE {
+        notes.push("the leg has no generation yet: start the mirror with netraid".to_owned());
+    }
+    let avoided = |member: &Member| member.slot == Some(local) && member.is("write_mostly");
+    if view.members.iter().any(avoided) {
+        notes
+            .push("this node's own leg is marked write-mostly: reads cross the network".to_owned());
+    }
+    notes
+}
+
+fn leg_status(
+    slot: usize,
+    node: String,
+    member: Option<&Member>,
+    view: &View,
+    local: &Leg,
+    dev: &Path,
+    dirty: u64,
+) -> LegStatus {
+    let is_local = slot == local.slot;
+    let recovering = |member: &Member| !member.is("in_sync") && !member.is("faulty");
+    let (status, disk, reason) = match member {
+        Some(member) if member.is("faulty") => (
+            word::UNKNOWN,
+            "DUnknown",
+            Some("expelled by the kernel: a write to it failed".to_owned()),
+        ),
+        Some(_) if is_local => (word::SOURCE, "UpToDate", None),
+        Some(member) if recovering(member) && view.action == "frozen" => {
+            (word::PAUSED, "Inconsistent", None)
+        }
+        Some(member) if recovering(member) => (word::RESYNCING, "Inconsistent", None),
+        Some(_) => (word::TARGET, "UpToDate", None),
+        None if is_local => (
+            word::OUT_OF_SYNC,
+            "Outdated",
+            Some("this node's own leg has failed".to_owned()),
+        ),
+        None => {
+            let failed = view.members.iter().any(|member| member.is("faulty"));
+            let reason = failed.then(|| "expelled by the kernel: a write to it failed".to_owned());
+            (word::UNKNOWN, "DUnknown", reason)
+        }
+    };
+    LegStatus {
+        slot,
+        node,
+        local: is_local,
+        location: member.map_or_else(String::new, |member| member.path(dev).display().to_string()),
+        status: status.into(),
+        disk: disk.into(),
+        reason,
+        missing_bytes: match member {
+            Some(member) if recovering(member) => dirty,
+            _ => 0,
+        },
+    }
+}
+
+/// How far the kernel is. It counts its position, skipped parts included.
+fn resync(view: &View) -> Option<ResyncStatus> {
+    if !matches!(view.action.as_str(), "recover" | "resync" | "frozen") {
+        return None;
+    }
+    let (done, whole) = view.completed.unwrap_or((0, 0));
+    if whole == 0 {
+        return None;
+    }
+    let (copied, left) = (done * SECTOR, whole.saturating_sub(done) * SECTOR);
+    let speed = view.speed.unwrap_or(0) * 1024;
+    Some(ResyncStatus {
+        copied,
+        sent: copied,
+        left,
+        percent: done as f64 * 100.0 / whole as f64,
+        speed,
+        time_left_ms: left.saturating_mul(1000).checked_div(speed),
+        paused: view.action == "frozen",
+    })
+}
