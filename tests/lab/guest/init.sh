@@ -5,9 +5,20 @@
 # loss as far as they were flushed) or to memory (/run, /tmp, /mnt). Ends as the agent, which runs the lab's commands.
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C
 say() { echo "lab: $*" >/dev/console; }
-must() { "$@" || say "FAILED: $*"; }
+must() {
+	"$@" || {
+		say "this node is not fit for a test, for want of: $*"
+		halt -f -f -p
+	}
+}
 
-mount -t proc proc /proc
+# In a user namespace the host's root is nobody, and programs that run as their owner, like mount, would run as nobody.
+if [ ! -O /bin/mount ]; then
+	cp /bin/mount /dev/mount
+	/dev/mount -t proc proc /proc
+	/dev/mount -o remount,nosuid /
+fi
+[ -e /proc/self ] || must mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev 2>/dev/null # the kernel has usually done it
 mkdir -p /dev/pts /dev/shm
@@ -28,13 +39,12 @@ must modprobe -a overlay nbd md-mod raid1 dm-mod dm-flakey dm-delay dm-dust dm-l
 # A checkout or a target folder below a folder that is about to be hidden stays where it is.
 must mount --bind "$LAB_CHECKOUT" /run/lab/host/checkout
 must mount --bind "$LAB_TARGET" /run/lab/host/target
-if must mount -t ext4 /dev/ubda /run/lab/system; then
-	for folder in etc var; do
-		upper=/run/lab/system/$folder work=/run/lab/system/$folder.work
-		mkdir -p $upper $work
-		must mount -t overlay -o "lowerdir=/$folder,upperdir=$upper,workdir=$work,xino=off" $folder /$folder
-	done
-fi
+must mount -t ext4 /dev/ubda /run/lab/system
+for folder in etc var; do
+	upper=/run/lab/system/$folder work=/run/lab/system/$folder.work
+	mkdir -p $upper $work
+	must mount -t overlay -o "lowerdir=/$folder,upperdir=$upper,workdir=$work,xino=off" $folder /$folder
+done
 for folder in tmp mnt; do
 	must mount -t tmpfs -o mode=1777 $folder /$folder
 done
