@@ -3,11 +3,13 @@
 #
 # The host's files are the root, read-only. What a node writes goes to its system disk (/etc, /var: survive a power
 # loss as far as they were flushed) or to memory (/run, /tmp, /mnt). Ends as the agent, which runs the lab's commands.
+#
+# Starting a program takes 20 to 40 ms in here, so there are few.
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C
-say() { echo "lab: $*" >/dev/console; }
+here=$LAB_CHECKOUT/tests/lab/guest
 must() {
 	"$@" || {
-		say "this node is not fit for a test, for want of: $*"
+		echo "lab: this node is not fit for a test, for want of: $*" >/dev/console
 		halt -f -f -p
 	}
 }
@@ -18,36 +20,24 @@ if [ ! -O /bin/mount ]; then
 	/dev/mount -t proc proc /proc
 	/dev/mount -o remount,nosuid /
 fi
-[ -e /proc/self ] || must mount -t proc proc /proc
-mount -t sysfs sys /sys
-mount -t devtmpfs dev /dev 2>/dev/null # the kernel has usually done it
-mkdir -p /dev/pts /dev/shm
-mount -t devpts devpts /dev/pts
-mount -t tmpfs shm /dev/shm
-must mount -t tmpfs run /run
-mkdir -p /run/lock /run/lab/modules/lib/modules /run/lab/system /run/lab/host/checkout /run/lab/host/target
-hostname "$LAB_NAME"
+must mount -a -T "$here/fstab"
+echo "$LAB_NAME" >/proc/sys/kernel/hostname
+read -r version </proc/sys/kernel/osrelease
+modules=/run/lab/modules/lib/modules
+must mkdir -p /run/lock $modules /run/lab/system /run/lab/host/checkout /run/lab/host/target
+must ln -s "/usr/lib/uml/modules/$version" $modules/
 
-ln -s "/usr/lib/uml/modules/$(uname -r)" /run/lab/modules/lib/modules/
 # Both modprobe in a command and modprobe called by the kernel find the modules of this kernel.
 export MODPROBE_OPTIONS="-d /run/lab/modules"
-printf '#!/bin/sh\nexec /sbin/modprobe -d /run/lab/modules "$@"\n' >/run/lab/modprobe
-chmod 755 /run/lab/modprobe
-echo /run/lab/modprobe >/proc/sys/kernel/modprobe
+echo "$here/modprobe.sh" >/proc/sys/kernel/modprobe
 must modprobe -a overlay nbd md-mod raid1 dm-mod dm-flakey dm-delay dm-dust dm-log-writes sch_netem
 
 # A checkout or a target folder below a folder that is about to be hidden stays where it is.
 must mount --bind "$LAB_CHECKOUT" /run/lab/host/checkout
 must mount --bind "$LAB_TARGET" /run/lab/host/target
 must mount -t ext4 /dev/ubda /run/lab/system
-for folder in etc var; do
-	upper=/run/lab/system/$folder work=/run/lab/system/$folder.work
-	mkdir -p $upper $work
-	must mount -t overlay -o "lowerdir=/$folder,upperdir=$upper,workdir=$work,xino=off" $folder /$folder
-done
-for folder in tmp mnt; do
-	must mount -t tmpfs -o mode=1777 $folder /$folder
-done
+[ -d /run/lab/system/etc ] || (cd /run/lab/system && must mkdir etc etc.work var var.work)
+must mount -a -T /run/lab/host/checkout/tests/lab/guest/fstab.own
 for kept in checkout:"$LAB_CHECKOUT" target:"$LAB_TARGET"; do
 	place=${kept#*:}
 	if [ ! -d "$place" ]; then
@@ -56,27 +46,28 @@ for kept in checkout:"$LAB_CHECKOUT" target:"$LAB_TARGET"; do
 	fi
 done
 
-# Every other node is a neighbour at the address of the lab's router: no ARP, so nothing to forget after a cut.
 # Large frames both ways, else TCP crawls. Before the card is up: its buffers get their size then.
 must ethtool -K vec0 gro on tso off gso off >/dev/null
+# Every other node is a neighbour at the address of the lab's router: no ARP, so nothing to forget after a cut.
 {
 	echo "link set lo up"
 	echo "link set vec0 up"
 	echo "addr add $LAB_IP/24 dev vec0"
-	n=0
-	for ip in $(echo "$LAB_IPS" | tr ',' ' '); do
-		n=$((n + 1))
+	IFS=,
+	for ip in $LAB_IPS; do
 		[ "$ip" = "$LAB_IP" ] || echo "neigh replace $ip lladdr $LAB_ROUTER dev vec0 nud permanent"
 	done
 } | must ip -batch -
 {
 	echo "127.0.0.1 localhost"
 	n=0
-	for ip in $(echo "$LAB_IPS" | tr ',' ' '); do
+	IFS=,
+	for ip in $LAB_IPS; do
 		n=$((n + 1))
 		echo "$ip node$n"
 	done
 } >/etc/hosts
+unset IFS
 
 export PATH="$LAB_PROGRAMS:$PATH" HOME=/tmp TMPDIR=/tmp
 cd /tmp || exit
