@@ -18,12 +18,14 @@
 //! ([`superblock::Superblock::mark_active`], [`superblock::Superblock::mark_clean`]).
 
 pub mod bitmap;
+pub mod find;
 pub mod format;
 pub mod layout;
 pub mod superblock;
 mod uuid;
 
 pub use bitmap::{BitmapError, BitmapSuperblock, DirtyBits};
+pub use find::{FindError, Found, FoundBitmap, find};
 pub use format::{FormatError, NewLeg, NewMirror, Start};
 pub use layout::{Layout, LayoutError};
 pub use superblock::{Role, Superblock, SuperblockError};

@@ -5,6 +5,7 @@
 //! to do (see [`may_wait`](crate::batch::may_wait)).
 
 mod access;
+pub mod dirty;
 mod open;
 mod status;
 
@@ -178,6 +179,16 @@ impl BlockDevice for FileDevice {
                     length,
                     one,
                 ));
+            }
+            Command::BlockStatus {
+                offset,
+                length,
+                one,
+                context: 1,
+            } => {
+                self.run(false, completion, move |inner| {
+                    dirty::extents(&inner.file, inner.geometry.size, offset, length, one)
+                });
             }
             Command::BlockStatus { .. } => {
                 completion.complete(Err(Failure::new(

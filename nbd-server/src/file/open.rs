@@ -12,6 +12,7 @@ use nix::libc;
 
 use crate::device::Geometry;
 use crate::file::FileDevice;
+use crate::file::dirty::CONTEXT;
 
 /// Why a path can't be exported.
 #[derive(Debug, thiserror::Error)]
@@ -103,7 +104,7 @@ impl FileDevice {
             fast_zero: true,
             // One file for all connections: fdatasync(2) covers whatever was written through any of them.
             multi_connection: true,
-            contexts: vec!["base:allocation".to_owned()],
+            contexts: vec!["base:allocation".to_owned(), CONTEXT.to_owned()],
         };
         Ok(FileDevice::new(file, geometry))
     }

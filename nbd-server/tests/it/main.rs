@@ -11,6 +11,7 @@ mod client;
 mod commands;
 mod concurrency;
 mod devices;
+mod dirty;
 mod handshake;
 mod hostile;
 mod interop;

@@ -324,7 +324,8 @@ fn a_socket_from_the_service_manager_is_served_and_left_alone() {
         nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty()),
     )
     .unwrap();
-    let mut command = Command::new("sh");
+    // Not every sh takes a descriptor of two digits, and with the other tests in this process it may have.
+    let mut command = Command::new("bash");
     command
         .args(["-c", &script, PROGRAM, "--print-ready", "--export"])
         .arg(format!("disk={}", disk.display()));

@@ -12,7 +12,6 @@ use super::disk::{Access, Disk};
 use super::filesystem::{self, FileSystem};
 use super::leg::{Write, encode_record, record};
 use super::md::start::now;
-use crate::md::bitmap::HEADER;
 use crate::md::format::{FormattedLeg, NewLeg, NewMirror, Start};
 use crate::md::superblock::{Features, Timestamp};
 use crate::md::{Layout, MdUuid, SECTOR};
@@ -161,7 +160,7 @@ fn writes(
     } = formatted;
     let mut writes = Vec::new();
     if creation.chunk.is_some() {
-        let used = (HEADER as u64 + bitmap.chunks().div_ceil(8)).next_multiple_of(SECTOR);
+        let used = bitmap.used();
         let mut bytes = bits.encode(&bitmap);
         bytes.truncate(used as usize);
         writes.push((layout.bitmap, bytes));

@@ -8,12 +8,11 @@ use flags::{
 };
 
 use super::disk::{Disk, DiskError};
-use crate::md::bitmap::{HEADER, Trust};
+use crate::md::bitmap::Trust;
 use crate::md::layout::{RECORD_SLOT, records_without_bitmap};
-use crate::md::superblock::{BLOCK, Version};
 use crate::md::{
-    BitmapError, BitmapSuperblock, DirtyBits, Layout, LayoutError, Role, SECTOR, Superblock,
-    SuperblockError,
+    BitmapError, BitmapSuperblock, DirtyBits, FindError, LayoutError, Role, SECTOR, Superblock,
+    SuperblockError, find,
 };
 use crate::mirror::departure::Witness;
 use crate::mirror::generation::{Generation, Generations, HISTORY, SLOTS};
@@ -29,13 +28,13 @@ pub enum LegError {
     Disk(#[from] DiskError),
     /// The superblock is damaged, or of a kind that is not understood.
     #[error("the superblock can't be used: {0}")]
-    Superblock(#[from] SuperblockError),
+    Superblock(SuperblockError),
     /// The bitmap is.
     #[error("the write-intent bitmap can't be used: {0}")]
-    Bitmap(#[from] BitmapError),
+    Bitmap(BitmapError),
     /// They do not fit together, or the disk.
     #[error("the leg's layout can't be used: {0}")]
-    Layout(#[from] LayoutError),
+    Layout(LayoutError),
     /// Both copies of the record are damaged.
     #[error("the leg's NetRAID record can't be used: {0}")]
     Record(#[from] PairError),
@@ -56,6 +55,18 @@ pub enum LegError {
     /// A name that no node can have.
     #[error("{0}")]
     Name(#[from] flags::NameError),
+}
+
+impl From<FindError<DiskError>> for LegError {
+    fn from(error: FindError<DiskError>) -> LegError {
+        match error {
+            FindError::Read(error) => LegError::Disk(error),
+            FindError::Blank => LegError::Blank,
+            FindError::Superblock(error) => LegError::Superblock(error),
+            FindError::Bitmap(error) => LegError::Bitmap(error),
+            FindError::Layout(error) => LegError::Layout(error),
+        }
+    }
 }
 
 /// One leg's metadata.
@@ -86,20 +97,14 @@ pub struct Bitmap {
     pub trust: Trust,
 }
 
-impl Bitmap {
-    /// Bytes that the bitmap uses: whole sectors, header included. Somebody else's may have no room for more.
-    pub fn used(&self) -> u64 {
-        (HEADER as u64 + self.header.chunks().div_ceil(8)).next_multiple_of(SECTOR)
-    }
-}
-
 /// Something to write, in bytes from the start of a disk.
 pub type Write = (u64, Vec<u8>);
 
 impl Leg {
     /// Reads a leg's metadata.
     pub fn read(disk: &Disk) -> Result<Leg, LegError> {
-        let superblock = read_superblock(disk)?;
+        let found = find(disk.size(), |at, length| disk.read(at, length))?;
+        let superblock = found.superblock;
         let legs = superblock.raid_disks;
         if legs == 0 || legs as usize > SLOTS {
             return Err(LegError::Legs(legs));
@@ -108,13 +113,16 @@ impl Leg {
             Role::Active(place) if u32::from(place) < legs => usize::from(place),
             other => return Err(LegError::Role(other)),
         };
-        let (bitmap, records) = match superblock.bitmap_sector() {
-            Some(sector) => {
-                let (bitmap, layout) = read_bitmap(disk, &superblock, sector * SECTOR)?;
-                (Some(bitmap), layout.records)
-            }
-            None => (None, records_without_bitmap(&superblock)),
+        let records = match &found.bitmap {
+            Some(bitmap) => bitmap.layout.records,
+            None => records_without_bitmap(&superblock),
         };
+        let bitmap = found.bitmap.map(|bitmap| Bitmap {
+            start: bitmap.layout.bitmap,
+            header: bitmap.header,
+            bits: bitmap.bits,
+            trust: bitmap.trust,
+        });
         let records = records.ok_or(LegError::NoRoom)?;
         let record = read_record(disk, records, &superblock, slot)?;
         Ok(Leg {
@@ -265,49 +273,6 @@ pub fn generations(record: &StateRecord) -> Generations {
         }
     }
     generations
-}
-
-fn read_superblock(disk: &Disk) -> Result<Superblock, LegError> {
-    for version in [Version::V1_2, Version::V1_0] {
-        let Some(sector) = version.sector(disk.size() / SECTOR) else {
-            continue;
-        };
-        let length = (disk.size() - sector * SECTOR).min(BLOCK as u64);
-        match Superblock::decode(&disk.read(sector * SECTOR, length as usize)?) {
-            Err(SuperblockError::NoMagic { .. }) => {}
-            Err(error) => return Err(error.into()),
-            Ok(superblock) => {
-                superblock.check_place(sector, disk.size() / SECTOR)?;
-                return Ok(superblock);
-            }
-        }
-    }
-    Err(LegError::Blank)
-}
-
-fn read_bitmap(
-    disk: &Disk,
-    superblock: &Superblock,
-    start: u64,
-) -> Result<(Bitmap, Layout), LegError> {
-    let header = BitmapSuperblock::decode(&disk.read(start, HEADER)?)?;
-    let layout = Layout::of(superblock, &header)?;
-    let trust = header.trust(superblock)?;
-    let bits = match trust {
-        Trust::Complete => {
-            // decode() bounds the number of chunks, Layout::of() has shown that the bitmap is on the disk.
-            let length = (HEADER as u64 + header.chunks().div_ceil(8)).next_multiple_of(SECTOR);
-            header.decode_bits(&disk.read(start, length as usize)?)?
-        }
-        _ => DirtyBits::all_dirty(header.chunks()),
-    };
-    let bitmap = Bitmap {
-        start,
-        header,
-        bits,
-        trust,
-    };
-    Ok((bitmap, layout))
 }
 
 fn read_record(

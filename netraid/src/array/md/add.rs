@@ -448,8 +448,7 @@ impl Prepared {
     ) -> Result<Step, ArrayError> {
         let mut writes = Vec::new();
         if let (Some((start, header)), Some(bits)) = (&self.bitmap, bits) {
-            let used = (crate::md::bitmap::HEADER as u64 + header.chunks().div_ceil(8))
-                .next_multiple_of(SECTOR);
+            let used = header.used();
             let mut bytes = bits.encode(header);
             bytes.truncate(used as usize);
             let pieces = bytes.chunks(PIECE).enumerate();

@@ -147,7 +147,7 @@ pub fn prepare(
         } else if header != bitmap.header {
             let mut page = [0; PAGE];
             bitmap.bits.encode_page(0, &header, &mut page);
-            let length = bitmap.used().min(PAGE as u64) as usize;
+            let length = bitmap.header.used().min(PAGE as u64) as usize;
             all.push((
                 "the limit of asynchronous writes",
                 vec![(bitmap.start, page[..length].to_vec())],
