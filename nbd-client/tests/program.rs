@@ -377,3 +377,41 @@ fn an_odd_size_is_copied_to_the_last_byte() {
         &server.target("").to_string(),
     ]);
 }
+
+#[test]
+fn without_the_kernels_driver_devices_are_an_error_that_says_how_to_get_it() {
+    if Path::new("/sys/module/nbd").exists() {
+        eprintln!("skipped: this kernel has the driver");
+        return;
+    }
+    let uri = "nbd://127.0.0.1:1/disk";
+    for arguments in [
+        &["attach", uri, "/dev/nbd0"][..],
+        &["attach", "--watch", "--json", uri, "--next"],
+        &["detach", "/dev/nbd0"],
+        &["list-devices", "--json"],
+    ] {
+        let said = bad(1, arguments);
+        assert!(said.contains("modprobe nbd"), "{arguments:?}: {said}");
+    }
+}
+
+#[test]
+fn devices_are_named_in_one_way_only() {
+    let uri = "nbd://127.0.0.1:1/disk";
+    for arguments in [
+        &["attach", uri][..],
+        &["attach", uri, "/dev/sda"],
+        &["attach", uri, "/dev/nbd0p1"],
+        &["attach", uri, "/dev/nbd0", "--next"],
+        &["attach", uri, "--next", "--detach-on-exit"],
+        &["attach", uri, "--next", "--connections", "0"],
+        &["attach", uri, "--next", "--timeout", "0"],
+        &["attach", uri, "--next", "--session", "me:1"],
+        &["attach", "/dev/nbd0", uri],
+        &["detach"],
+        &["detach", "nbd"],
+    ] {
+        bad(2, arguments);
+    }
+}

@@ -224,6 +224,7 @@ impl Events {
                     && Announcement::decode(&message)? == Announcement::LinkDead { index };
                 dead += usize::from(ours);
             }
+            tracing::debug!(index, dead, "the kernel announced dead links");
         }
     }
 }

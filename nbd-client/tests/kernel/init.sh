@@ -17,6 +17,7 @@ export work="$(word work)" scenario="$(word scenario)" here="$(dirname "$0")"
 export PATH="$(word bin):$PATH"
 echo "kernel: started"
 ip link set lo up
+dmesg --clear
 cd /run
 sh -eu "$here/scenarios.sh" >"$work/log" 2>&1
 code=$?

@@ -91,6 +91,8 @@ same_noise() { # on the server's disk
 	cmp -n "$(stat -c %s noise)" noise disk.img
 }
 
+# Scenarios. What a scenario measures it prints.
+
 attach_makes_a_disk_of_the_servers_size_and_abilities() {
 	serve 64M
 	equal output "$(attach)" /dev/nbd0
@@ -134,6 +136,20 @@ flush_and_fua_reach_the_server() {
 	sync /dev/nbd0
 	[ "$(grep -c "Flush" requests)" -gt 0 ] || fail "no flush"
 	equal "FUA writes" "$(grep -c "Write id=.* fua=1" requests)" 3
+	nbd-client detach /dev/nbd0
+}
+
+a_servers_limit_on_requests_is_kept() {
+	nbdkit -U nbdkit.sock -P nbdkit.pid --filter=blocksize-policy memory 16M blocksize-minimum=4096 \
+		blocksize-preferred=65536 blocksize-maximum=65536 blocksize-error-policy=error
+	refused 3 "takes no blocks smaller than 4096 bytes" \
+		nbd-client attach --block-size 512 'nbd+unix:///?socket=nbdkit.sock' /dev/nbd0
+	nbd-client attach 'nbd+unix:///?socket=nbdkit.sock' /dev/nbd0
+	equal blocks "$(blockdev --getss /dev/nbd0)" 4096
+	equal "longest request" "$(queue max_sectors_kb)" 64
+	noise 4
+	dd if=noise of=/dev/nbd0 bs=1M oflag=direct
+	cmp -n 4194304 noise /dev/nbd0
 	nbd-client detach /dev/nbd0
 }
 
@@ -375,6 +391,31 @@ without_a_watcher_a_hanging_server_costs_the_timeout() {
 	kill -CONT $server
 }
 
+detach_does_not_wait_for_a_hanging_server() {
+	serve 16M
+	attach --timeout 20
+	kill -STOP $server
+	begun=$(now)
+	nbd-client detach /dev/nbd0
+	idle=$(($(now) - begun))
+	kill -CONT $server
+	attach --timeout 20
+	kill -STOP $server
+	noise 1
+	(! dd if=noise of=/dev/nbd0 bs=64k oflag=direct 2>dd.log) &
+	writer=$!
+	wait_for "a write is in flight" requests_in_flight
+	begun=$(now)
+	nbd-client detach --force /dev/nbd0
+	wait $writer
+	busy=$(($(now) - begun))
+	kill -CONT $server
+	echo "detached after $idle ms; with a request in flight after $busy ms"
+	grep "Input/output error" dd.log
+	[ $idle -lt 3000 ] && [ $busy -lt 6000 ] || fail "too late"
+	equal devices "$(nbd-client list-devices 2>/dev/null)" ""
+}
+
 detach_spares_a_device_in_use_unless_forced() {
 	serve 64M
 	attach
@@ -409,12 +450,12 @@ twenty_cycles_leave_nothing_behind() {
 		nbd-client detach /dev/nbd0
 	done
 	equal devices "$(nbd-client list-devices 2>/dev/null)" ""
-	nothing_left() {
+	nothing_is_left() {
 		[ "$(connections)" = 0 ] && [ "$(ls /proc/$server/fd | wc -l)" = "$open" ] &&
 			# Workers of the kernel come and go.
 			[ "$(ls -d /proc/[0-9]*/exe | xargs -n1 readlink | grep -c nbd)" = 1 ]
 	}
-	wait_for "nothing is left" nothing_left
+	wait_for "nothing is left" nothing_is_left
 	echo "processes: $processes before, $(ls -d /proc/[0-9]* | wc -l) after"
 }
 
@@ -455,6 +496,25 @@ disconnect_on_close_ends_with_the_last_user() {
 	dd if=/dev/nbd0 of=/dev/null bs=4k count=1
 	wait_for "the device is gone" eval '[ ! -e /sys/block/nbd0/pid ]'
 	wait_for "the connection is gone" eval '[ "$(connections)" = 0 ]'
+}
+
+a_newer_session_of_the_same_client_ends_an_older_one() {
+	serve 16M
+	client=00112233-4455-6677-8899-aabbccddeeff
+	# Generations far apart, so that the watcher's reconnections do not reach the next one.
+	watch --session $client:4294967296
+	refused 3 "fenced by the newer generation" \
+		nbd-client attach --session $client:4294967295 "$uri" /dev/nbd1
+	nbd-client attach --session $client:8589934592 "$uri" /dev/nbd1
+	wait_for "the watcher is refused" happened refused
+	grep "session generation 4294967297 is fenced by the newer generation 8589934592" "$work/events"
+	grep "fenced by a newer session" server.log
+	dd if=/dev/nbd1 of=/dev/null bs=4k count=1 iflag=direct
+	nbd-client detach /dev/nbd1
+	nbd-client detach /dev/nbd0
+	wait $watcher
+	happened detached
+	refused 2 "expected a lower-case UUID" attach --session 1
 }
 
 insmod "/usr/lib/uml/modules/$(uname -r)/kernel/drivers/block/nbd.ko"

@@ -71,7 +71,7 @@ pub(crate) struct Attach {
     #[arg(long)]
     read_only: bool,
     /// Who we are to a server that fences: a UUID, a colon and a generation that is higher than any that was
-    /// used before; each reconnection adds one [default: made up, so that only connections of this attach
+    /// used before; each reconnection adds one, so leave gaps, such as 2^32 [default: made up, so that only connections of this attach
     /// are fenced]
     #[arg(long, value_name = "UUID:GENERATION", value_parser = parse_session)]
     session: Option<Session>,
