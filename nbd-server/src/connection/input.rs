@@ -127,11 +127,18 @@ impl Input {
         self.buffer.advance(filled);
         let mut progress = Instant::now();
         while filled < length {
-            match recv(
-                socket.as_fd().as_raw_fd(),
-                &mut payload[filled..],
-                MsgFlags::empty(),
-            ) {
+            let rest = &mut payload[filled..];
+            let mut take = |flags| recv(socket.as_fd().as_raw_fd(), rest, flags);
+            let looked = self.eager.look(|| match take(MsgFlags::MSG_DONTWAIT) {
+                Err(nix::errno::Errno::EAGAIN) => None,
+                taken => Some(taken),
+            });
+            let taken = looked.unwrap_or_else(|| {
+                let taken = take(MsgFlags::empty());
+                self.eager.slept(progress.elapsed());
+                taken
+            });
+            match taken {
                 Ok(0) => return Ok(None),
                 Ok(count) => {
                     filled += count;
