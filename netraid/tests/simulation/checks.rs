@@ -2,7 +2,7 @@
 
 use nbd_protocol::command::Command;
 use netraid::mirror::generation::{Extent, Generation, Verdict, decide};
-use netraid::raid1::leg::LegState;
+use netraid::raid1::leg::{LegState, SuperState};
 
 use crate::application::Learned;
 use crate::disk::BLOCK;
@@ -111,6 +111,7 @@ impl World {
         self.states = states;
         self.check_in_sync_legs_are_equal();
         self.check_differences_are_marked();
+        self.check_what_a_kernel_takes_for_clean();
     }
 
     /// P3: legs in sync hold the same, except where a write is under way.
@@ -149,6 +150,33 @@ impl World {
         for one in self.slots() {
             for two in one + 1..self.shape.slots {
                 self.check_pair(one, two);
+            }
+        }
+    }
+
+    /// P2 as md sees it: assembled by a kernel, a complete array that says "clean" is taken as it is, whatever its bits
+    /// say (linux/drivers/md/md-bitmap.c, `md_bitmap_load`). So its legs must hold the same, after a power failure too.
+    fn check_what_a_kernel_takes_for_clean(&self) {
+        let states: Option<Vec<&SuperState>> =
+            self.disks.iter().map(|disk| disk.super_state()).collect();
+        let Some(states) = states else { return };
+        let newest = states.iter().max_by_key(|state| state.events);
+        let Some(newest) = newest.filter(|newest| newest.clean) else {
+            return;
+        };
+        // One event less is as good (linux/drivers/md/md.c, `super_1_validate`).
+        let taken = |state: &&SuperState| !state.recovering && state.events + 1 >= newest.events;
+        if newest.active.count() < states.len() || !states.iter().all(taken) {
+            return;
+        }
+        let first = &self.disks[0];
+        for (leg, disk) in self.disks.iter().enumerate() {
+            for block in 0..first.cache.len() {
+                let value = first.stable[block];
+                assert!(
+                    disk.cache[block] == value && disk.stable[block] == value,
+                    "a kernel would take the array for clean, but block {block} may differ on leg {leg}"
+                );
             }
         }
     }

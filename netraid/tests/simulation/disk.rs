@@ -100,6 +100,10 @@ impl Disk {
         self.bits[(chunk / 8) as usize] & 1 << (chunk % 8) != 0
     }
 
+    pub fn super_state(&self) -> Option<&SuperState> {
+        self.superblock.as_ref()
+    }
+
     pub fn record(&self) -> &LegRecord {
         &self.record
     }

@@ -201,6 +201,10 @@ impl Engine {
         if amount == Amount::Full {
             self.intent.merge(&ChunkSet::full(self.shape.chunks()));
         }
+        if !self.intent.dirty().is_empty() {
+            // With this leg the array may be complete, and a kernel ignores the bits of one that says "clean".
+            self.clean = false;
+        }
         let mut record = image.map_or_else(LegRecord::default, |image| image.record);
         if amount == Amount::Full {
             // From now on it is a leg that has been away since its slot was empty: its bitmap, all set, is durable on
