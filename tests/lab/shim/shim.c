@@ -131,11 +131,13 @@ __attribute__((constructor)) static void learn_disks(void)
 	}
 }
 
+/* A disk's number, if this is the I/O thread, which is a process in the host's eyes. What the kernel itself reads of an
+ * image when it opens it is no request, and waiting in there would stop the whole node. */
 static int disk_of(int fd)
 {
 	struct stat st;
 
-	if (!disk_count || fstat(fd, &st) < 0)
+	if (!disk_count || syscall(SYS_getpid) == main_process || fstat(fd, &st) < 0)
 		return -1;
 	for (int n = 0; n < disk_count; n++)
 		if (disks[n].dev == st.st_dev && disks[n].ino == st.st_ino)
@@ -286,7 +288,6 @@ ssize_t read(int fd, void *buffer, size_t length)
 {
 	ssize_t got = syscall(SYS_read, fd, buffer, length);
 
-	/* A thread of the kernel's that is a process in the host's eyes. */
 	if (got <= 0 || length != BATCH || got % sizeof(void *) || !disk_count || syscall(SYS_getpid) == main_process)
 		return got;
 	for (size_t n = 0; n < got / sizeof(void *); n++) {

@@ -3,7 +3,7 @@
 use crate::available;
 use crate::channel::{Channel, Console, Gathered, Output};
 use crate::control::{DISKS, Page};
-use crate::disk::Disk;
+use crate::disk::{Cache, Disk};
 use crate::journal::Journal;
 use crate::network::Wiring;
 use crate::processes;
@@ -128,6 +128,14 @@ impl Node {
         &self.disks[0]
     }
 
+    /// [`Disk::set_cache`] for all its disks, the system disk too.
+    ///
+    /// # Errors
+    /// As [`Disk::set_cache`].
+    pub fn set_cache(&self, cache: Cache) -> Result<()> {
+        self.disks.iter().try_for_each(|disk| disk.set_cache(cache))
+    }
+
     /// What its kernel said on the console, all boots, the last 256 KiB.
     pub fn console(&self) -> String {
         self.console.text()
@@ -238,7 +246,6 @@ impl Node {
             "noreboot",
             "panic=-1",
             &format!("uml_dir={folder}/"),
-            &format!("umid=node{}", self.number),
             &format!(
                 "init={}",
                 checkout.join("tests/lab/guest/init.sh").display()
@@ -254,7 +261,8 @@ impl Node {
             &format!("LAB_AGENT={}", agent.display()),
         ]);
         for disk in &self.disks {
-            command.arg(format!("ubd{}={}", disk.index, disk.inside));
+            // "d": whatever it begins with, the image is the disk, and no copy-on-write layer of another one.
+            command.arg(format!("ubd{}d={}", disk.index, disk.inside));
         }
         command
             .env("TMPDIR", FOLDER)
