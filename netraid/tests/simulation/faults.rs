@@ -79,12 +79,17 @@ impl World {
         {
             self.tally.full_resyncs += 1;
         }
+        let marked = image.as_ref().map(|image| image.dirty.clone());
         self.feed(Event::Attach {
             slot: slot(leg),
             image,
         });
         if self.connections[leg].is_none() {
             self.tally.refusals += 1;
+        } else if let (Some(engine), Some(marked)) = (&self.engine, marked) {
+            // P2: what the leg itself marked while it was away is not forgotten when its bitmap is written anew.
+            let forgotten = marked.iter().find(|chunk| !engine.dirty().contains(*chunk));
+            assert_eq!(forgotten, None, "a bit of leg {leg} is not merged");
         }
     }
 
