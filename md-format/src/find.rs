@@ -190,7 +190,8 @@ mod tests {
             assert_eq!((own.bitmap, own.data), (made.bitmap, made.data));
             assert_eq!(own.data_size, made.data_size);
             assert_eq!(own.records, made.records, "the records are found, too");
-            assert_eq!(bitmap.bits.ranges().collect::<Vec<_>>(), [3..5]);
+            assert_eq!(bitmap.bits.ranges().next(), Some(3..5));
+            assert_eq!(bitmap.bits.count(), 2);
         }
     }
 

@@ -74,12 +74,21 @@ impl Witness {
                 () => decision("both written alone", Verdict::SplitBrain),
             };
         }
-        decide(
-            &self.generations(),
-            self.slot,
-            &peer.generations(),
-            peer.slot,
-        )
+        let (own, theirs) = (self.generations(), peer.generations());
+        match (self.is_elder(&own, peer), peer.is_elder(&theirs, self)) {
+            (true, false) => decision("was away", Verdict::ToPeer(Extent::Partial)),
+            (false, true) => decision("was away", Verdict::FromPeer(Extent::Partial)),
+            _ => decide(&own, self.slot, &theirs, peer.slot),
+        }
+    }
+
+    /// Whether `peer` is what this leg, with its `named` generations, calls away: of the generation since which it is,
+    /// and not written without this leg, whoever else had left it by then.
+    fn is_elder(&self, named: &Generations, peer: &Witness) -> bool {
+        let since = named.away[peer.slot];
+        since != Generation::NONE
+            && since == peer.recorded.current
+            && peer.departed() & (1 << self.slot) == 0
     }
 
     /// Who was left when this leg was last written, as far as the recorded generation is concerned.
@@ -176,6 +185,23 @@ mod tests {
             one.decide(&leg(2, 5, 0b111)).verdict,
             Verdict::ToPeer(Extent::Partial)
         );
+    }
+
+    #[test]
+    fn a_leg_that_was_left_by_a_third_before_it_left_itself_is_older() {
+        // 1 left, then 2, then 1 was taken back.
+        let mut source = leg(0, 5, 0b001);
+        source.recorded = source.generations();
+        source.recorded.returned(1);
+        source.active = 0b011;
+        let third = leg(2, 5, 0b101);
+        let decided = source.decide(&third);
+        assert_eq!(decided.verdict, Verdict::ToPeer(Extent::Partial));
+        let decided = third.decide(&source);
+        assert_eq!(decided.verdict, Verdict::FromPeer(Extent::Partial));
+        // Had it been written without the source, it would not be.
+        let alone = leg(2, 5, 0b100);
+        assert_eq!(source.decide(&alone).verdict, Verdict::SplitBrain);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::array::leg::{Leg, Write};
 use crate::array::{ArrayError, Start};
 use crate::md::superblock::{Features, Timestamp, WRITE_MOSTLY};
 use crate::md::{DirtyBits, PAGE, SECTOR};
-use crate::mirror::generation::Generation;
+use crate::mirror::generation::{Generation, Generations};
 
 impl Kernel {
     pub(super) fn start_array(&self, start: &Start) -> Result<MdArray, ArrayError> {
@@ -105,12 +105,11 @@ pub fn prepare(
     let forced = !leg.is_consistent();
     let mut generations = leg.witness().generations();
     if forced || generations.current == Generation::NONE {
-        let others = (0..leg.superblock.raid_disks as usize).filter(|slot| *slot != leg.slot);
-        match generations.current {
-            Generation::NONE => generations.current = fresh,
-            // What was forced is like nobody else's data.
-            _ => generations.mint(fresh, others),
-        }
+        // What was forced is like nobody else's data: no other leg is older, or newer, or taken back without being told.
+        generations = Generations {
+            current: fresh,
+            ..Generations::default()
+        };
     }
     generations.away[leg.slot] = Generation::NONE;
     if generations != crate::array::leg::generations(&leg.record)

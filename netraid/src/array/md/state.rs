@@ -29,7 +29,17 @@ fn document(tag: &str, dev: &Path, view: &View, local: &Leg) -> ArrayStatus {
         let name = names
             .get(slot)
             .map_or_else(String::new, ToString::to_string);
-        leg_status(slot, name, member, view, local, dev, bytes_in(&dirty))
+        // Bits of what is copied already stay for a while.
+        let left = resync.as_ref().map_or(u64::MAX, |resync| resync.left);
+        leg_status(
+            slot,
+            name,
+            member,
+            view,
+            local,
+            dev,
+            bytes_in(&dirty).min(left),
+        )
     });
     let (chunk, chunks, dirty_chunks) = match &local.bitmap {
         Some(bitmap) => {
