@@ -30,6 +30,8 @@
 /* ---- 1. registers ---- */
 
 static char whole_state[65536];
+/* LAB_WHOLE_STATE in the environment: do so where it is not needed too, to try it. */
+static int always_whole;
 
 static long set_whole_state(pid_t pid, const struct iovec *part)
 {
@@ -59,7 +61,7 @@ long ptrace(enum __ptrace_request request, ...)
 		errno = 0;
 		return peeked;
 	}
-	if (request == PTRACE_SETREGSET && addr == (void *)NT_X86_XSTATE && (result < 0 || getenv("LAB_WHOLE_STATE")))
+	if (request == PTRACE_SETREGSET && addr == (void *)NT_X86_XSTATE && (result < 0 || always_whole))
 		return set_whole_state(pid, data);
 	return result;
 }
@@ -94,13 +96,14 @@ static pid_t main_process;
 static char old_blocks[65536];
 
 /* LAB_CONTROL=page, LAB_DISKS=image:image:..., each image's undo file is image.undo. */
-__attribute__((constructor)) static void learn_disks(void)
+__attribute__((constructor)) static void learn_from_environment(void)
 {
 	const char *page = getenv("LAB_CONTROL"), *images = getenv("LAB_DISKS");
 	char path[4096];
 	struct stat st;
 	int fd;
 
+	always_whole = getenv("LAB_WHOLE_STATE") != NULL;
 	if (!page || !images)
 		return;
 	main_process = syscall(SYS_getpid);
