@@ -54,6 +54,7 @@ scenarios! {
     a_unix_socket_is_reconnected_too;
     a_server_with_another_size_is_not_used;
     requests_fail_when_the_dead_timeout_has_passed_and_the_device_comes_back_later;
+    a_server_whose_disk_hangs_is_waited_for_only_so_long;
     without_a_watcher_a_hanging_server_costs_the_timeout;
     detach_does_not_wait_for_a_hanging_server;
     detach_spares_a_device_in_use_unless_forced;
@@ -94,6 +95,7 @@ fn run(scenario: &str) -> Option<Ran> {
         ("socat", "socat"),
         ("mdadm", "mdadm"),
         ("mkfs.ext4", "e2fsprogs"),
+        ("dmsetup", "dmsetup"),
         ("ss", "iproute2"),
     ] {
         find(program, package, true)?;

@@ -235,7 +235,7 @@ fn words(event: &Event) -> String {
             format!("not reconnected: {}; looking again", show::line(reason))
         }
         Event::GaveUpWaiting { after } => format!(
-            "no connection for {} s: requests fail until the server is back",
+            "no answers for {} s: requests fail until the server is back",
             after.as_secs()
         ),
         Event::Reconnected {

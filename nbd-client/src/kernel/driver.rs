@@ -112,12 +112,14 @@ impl Driver {
     }
 
     /// Offers a socket in the place of a dead one. **Success does not say that it was taken**: with no dead socket
-    /// the kernel drops the new one silently. Needs `CAP_SYS_ADMIN`.
+    /// the kernel drops the new one silently. Also changes the number of seconds that requests will wait when the last
+    /// link dies; those that wait already are not concerned. Needs `CAP_SYS_ADMIN`.
     pub fn reconfigure(
         &mut self,
         index: u32,
         identifier: &str,
-        socket: BorrowedFd<'_>,
+        socket: Option<BorrowedFd<'_>>,
+        dead_timeout: Option<u64>,
     ) -> Result<(), DriverError> {
         let sequence = self.next();
         let request = message::reconfigure(
@@ -125,10 +127,11 @@ impl Driver {
             sequence,
             index,
             identifier,
-            socket.as_raw_fd(),
+            socket.map(|socket| socket.as_raw_fd()),
+            dead_timeout,
         );
         let code = self.ask(&request, |_| Ok(()))?;
-        accepted(code, "reconnect", super::path(index))
+        accepted(code, "reconfigure", super::path(index))
     }
 
     /// Every device that there is, in ascending order.

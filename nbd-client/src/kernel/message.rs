@@ -63,17 +63,24 @@ pub(super) fn disconnect(family: u16, sequence: u32, index: u32) -> Vec<u8> {
     message.finish()
 }
 
-/// RECONFIGURE: offers one socket in the place of a dead one.
+/// RECONFIGURE: offers a socket in the place of a dead one, and changes the time, in seconds, that requests wait for
+/// one.
 pub(super) fn reconfigure(
     family: u16,
     sequence: u32,
     index: u32,
     identifier: &str,
-    socket: RawFd,
+    socket: Option<RawFd>,
+    dead_timeout: Option<u64>,
 ) -> Vec<u8> {
     let mut message = Writer::request(family, sequence, RECONFIGURE, VERSION);
     message.u32(INDEX, index);
-    put_sockets(&mut message, &[socket]);
+    if let Some(socket) = socket {
+        put_sockets(&mut message, &[socket]);
+    }
+    if let Some(seconds) = dead_timeout {
+        message.u64(DEAD_CONN_TIMEOUT, seconds);
+    }
     message.text(BACKEND_IDENTIFIER, identifier);
     message.finish()
 }

@@ -5,29 +5,31 @@
 //! (nothing of it is retransmitted), and to a server that knows sessions every reconnection is a new generation, which
 //! ends all older connections, also those that still work. To other servers only dead sockets are replaced.
 //!
-//! The kernel drops a new socket silently if it does not hold an old one for dead yet. Whether it took one is seen in
-//! the socket itself: the kernel sets its send timeout.
+//! The time that requests wait is counted over all reconnections (`patience.rs`), so that a server that can be reached
+//! but does not answer can't make them wait for ever.
+
+mod link;
+mod patience;
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use linux_sys::socket::abort;
 use nbd_protocol::negotiate::client::ClientHandshakeError;
 use nbd_protocol::number::Rep;
 use nbd_protocol::session::Session;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{Shutdown, getsockopt, shutdown, sockopt};
-use nix::sys::time::TimeValLike;
 
-use super::attach::{AttachError, Attached, dial};
+use super::attach::{AttachError, AttachOptions, Attached, dial};
 use super::driver::{Driver, DriverError, Events};
 use super::plan::Changed;
 use super::sysfs::Tree;
-use crate::connection::{Export, OpenError};
+use crate::connection::{Export, OpenError, Options};
 use crate::query;
 use crate::target::Target;
+use link::{bury, cut, dead, put_in_place, watched};
+use patience::Patience;
 
 /// Something that happened to the device's links.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,9 +57,9 @@ pub enum Event {
         /// When it is looked at again.
         again_in: Duration,
     },
-    /// The kernel has stopped waiting: requests fail until the server is back.
+    /// The kernel has stopped waiting: requests fail until there is a link again.
     GaveUpWaiting {
-        /// How long it waited.
+        /// Time since the first link died.
         after: Duration,
     },
     /// New sockets are in place.
@@ -102,6 +104,12 @@ pub fn watch(
     stop: BorrowedFd<'_>,
     report: &mut dyn FnMut(&Event),
 ) -> Result<Left, WatchError> {
+    let AttachOptions {
+        timeout,
+        dead_timeout,
+        ..
+    } = attached.options;
+    let patience = Patience::new(timeout, dead_timeout);
     let mut watcher = Watcher {
         driver,
         tree,
@@ -109,6 +117,7 @@ pub fn watch(
         attached,
         events,
         report,
+        patience,
         outage: None,
     };
     watcher.run(stop)
@@ -121,6 +130,7 @@ struct Watcher<'a> {
     attached: &'a mut Attached,
     events: &'a mut Events,
     report: &'a mut dyn FnMut(&Event),
+    patience: Patience,
     outage: Option<Outage>,
 }
 
@@ -159,10 +169,12 @@ impl Watcher<'_> {
             if self.is_gone() {
                 return Ok(Left::Detached);
             }
-            if self.notice(announced)? == Noticed::Gone {
+            if self.notice(announced)? == Noticed::Gone
+                || self.notice_good_links()? == Noticed::Gone
+            {
                 return Ok(Left::Detached);
             }
-            self.notice_the_end_of_patience();
+            self.notice_the_end_of_patience()?;
             if self
                 .outage
                 .as_ref()
@@ -183,18 +195,16 @@ impl Watcher<'_> {
             PollFd::new(stop, PollFlags::POLLIN),
             PollFd::new(self.events.as_fd(), PollFlags::POLLIN),
         ];
-        let timeout = match &self.outage {
+        let mut until = self.outage.as_ref().map(|outage| outage.next);
+        if self.outage.is_none() {
+            until = self.patience.next();
             // Dead sockets would wake us without end; the next attempt looks at them.
-            Some(outage) => {
-                let left = outage.next.saturating_duration_since(Instant::now());
-                PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
-            }
-            None => {
-                let sockets = &self.attached.sockets;
-                waited.extend(sockets.iter().map(|socket| watched(socket)));
-                PollTimeout::NONE
-            }
-        };
+            waited.extend(self.attached.sockets.iter().map(watched));
+        }
+        let timeout = until.map_or(PollTimeout::NONE, |until| {
+            let left = until.saturating_duration_since(Instant::now());
+            PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
+        });
         match poll(&mut waited, timeout) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(io::Error::from(error).into()),
@@ -210,7 +220,7 @@ impl Watcher<'_> {
 
     /// Looks for sockets that died since the last look.
     fn notice(&mut self, mut announced: bool) -> Result<Noticed, WatchError> {
-        if self.outage.is_some() || !self.dead()?.contains(&true) {
+        if self.outage.is_some() || !dead(&self.attached.sockets)?.contains(&true) {
             return Ok(Noticed::Here);
         }
         // A detach ends the sockets, too; but then the device goes, and the kernel announces nothing.
@@ -221,12 +231,21 @@ impl Watcher<'_> {
                 return Ok(Noticed::Gone);
             }
         }
-        let dead = self.dead()?;
+        let dead = dead(&self.attached.sockets)?;
         let count = dead.iter().filter(|dead| **dead).count();
         let now = Instant::now();
+        self.patience.lost(now);
+        let mut next = now;
+        if self.patience.fails_at_once() {
+            next += TIME_TO_FAIL;
+            if !self.attached.options.dead_timeout.is_zero() {
+                // It is enough: without this the kernel would try one connection after the other.
+                self.attached.sockets.iter().for_each(cut);
+            }
+        }
         self.outage = Some(Outage {
             since: now,
-            next: now,
+            next,
             pause: FIRST_PAUSE,
             said: None,
             gave_up: false,
@@ -239,37 +258,48 @@ impl Watcher<'_> {
         Ok(Noticed::Here)
     }
 
-    fn notice_the_end_of_patience(&mut self) {
-        let patience = self.attached.options.dead_timeout;
-        let alive = self.dead().is_ok_and(|dead| dead.contains(&false));
-        let Some(outage) = self.outage.as_mut() else {
-            return;
-        };
-        if !outage.gave_up && !alive && outage.since.elapsed() >= patience {
+    fn notice_the_end_of_patience(&mut self) -> Result<(), WatchError> {
+        let alive = dead(&self.attached.sockets)?.contains(&false);
+        let now = Instant::now();
+        if let Some(outage) = self.outage.as_mut()
+            && let Some(since) = self
+                .patience
+                .over(now)
+                .filter(|_| !alive && !outage.gave_up)
+        {
             outage.gave_up = true;
-            (self.report)(&Event::GaveUpWaiting { after: patience });
+            let after = now.saturating_duration_since(since);
+            (self.report)(&Event::GaveUpWaiting { after });
         }
+        Ok(())
     }
 
-    /// Which of the sockets are dead: closed by the server, or by the kernel, which closes both directions of a socket
-    /// that it gives up.
-    fn dead(&self) -> Result<Vec<bool>, WatchError> {
-        let sockets = &self.attached.sockets;
-        let mut waited: Vec<PollFd<'_>> = sockets.iter().map(|socket| watched(socket)).collect();
-        poll(&mut waited, PollTimeout::ZERO).map_err(io::Error::from)?;
-        let dead = waited.iter().map(|socket| socket.any().unwrap_or(true));
-        Ok(dead.collect())
+    /// Gives all of the time again once the new links have proved good.
+    fn notice_good_links(&mut self) -> Result<Noticed, WatchError> {
+        if self.outage.is_some() {
+            return Ok(Noticed::Here);
+        }
+        let Some(seconds) = self.patience.proved(Instant::now()) else {
+            return Ok(Noticed::Here);
+        };
+        let (index, identifier) = (self.attached.index, &self.attached.identifier);
+        match self
+            .driver
+            .reconfigure(index, identifier, None, Some(seconds))
+        {
+            Ok(()) => Ok(Noticed::Here),
+            Err(error) if is_detached(&error) => Ok(Noticed::Gone),
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn reconnect(&mut self) -> Result<Attempt, WatchError> {
-        let dead = self.dead()?;
+        let dead = dead(&self.attached.sockets)?;
         // Nothing that was left behind may be sent any more.
-        for (socket, dead) in self.attached.sockets.iter().zip(&dead) {
-            if *dead {
-                let_go(socket)?;
-                cut(socket);
-            }
-        }
+        let sockets = self.attached.sockets.iter().zip(&dead);
+        sockets
+            .filter(|(_, dead)| **dead)
+            .for_each(|(socket, _)| bury(socket));
         let fenced = self.attached.plan.fenced;
         if fenced && dead.contains(&false) {
             // The new generation ends the sockets that still work, so first see whether the server can be used.
@@ -293,6 +323,7 @@ impl Watcher<'_> {
             Err(event) => return Ok(Attempt::Later(event)),
         };
         let mut replaced = 0;
+        let mut news = self.patience.regained(Instant::now());
         for (place, socket) in places.into_iter().zip(fresh) {
             let Some(old) = self.attached.sockets.get_mut(place) else {
                 continue;
@@ -303,6 +334,7 @@ impl Watcher<'_> {
                 self.attached.index,
                 &self.attached.identifier,
                 &socket,
+                news.take(),
             ) {
                 Ok(true) => *old = socket,
                 Ok(false) => {
@@ -312,12 +344,7 @@ impl Watcher<'_> {
                         again_in: Duration::ZERO,
                     }));
                 }
-                // EINVAL: it is being detached; ENODEV: it was destroyed.
-                Err(error)
-                    if matches!(error.errno(), Some(nix::libc::EINVAL | nix::libc::ENODEV)) =>
-                {
-                    return Ok(Attempt::Detached);
-                }
+                Err(error) if is_detached(&error) => return Ok(Attempt::Detached),
                 Err(error) => return Err(error.into()),
             }
             replaced += 1;
@@ -357,10 +384,10 @@ impl Watcher<'_> {
             .map_err(|changed| refused(&changed))
     }
 
-    fn connection_options(&self) -> crate::connection::Options {
-        crate::connection::Options {
+    fn connection_options(&self) -> Options {
+        Options {
             connect_timeout: self.attached.options.connect_timeout.min(LONGEST_ATTEMPT),
-            ..crate::connection::Options::default()
+            ..Options::default()
         }
     }
 
@@ -389,55 +416,9 @@ impl Watcher<'_> {
     }
 }
 
-/// Offers a socket to the kernel until it takes it, which it does once it holds the old one for dead; false if it does
-/// not in time.
-fn put_in_place(
-    driver: &mut Driver,
-    index: u32,
-    identifier: &str,
-    socket: &OwnedFd,
-) -> Result<bool, DriverError> {
-    let begun = Instant::now();
-    while begun.elapsed() < HAND_OVER {
-        driver.reconfigure(index, identifier, socket.as_fd())?;
-        let taken = getsockopt(socket, sockopt::SendTimeout)
-            .is_ok_and(|timeout| timeout.num_microseconds() != 0);
-        if taken {
-            return Ok(true);
-        }
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    Ok(false)
-}
-
-/// Gives the kernel time to read the last answers of a socket that the server closed.
-fn let_go(socket: &OwnedFd) -> Result<(), WatchError> {
-    let mut waited = [PollFd::new(socket.as_fd(), PollFlags::empty())];
-    match poll(&mut waited, LAST_WORDS) {
-        Ok(_) | Err(Errno::EINTR) => Ok(()),
-        Err(error) => Err(io::Error::from(error).into()),
-    }
-}
-
-/// Ends a socket for the kernel and for the server, whether TCP or not.
-fn cut(socket: &OwnedFd) {
-    // Fails on sockets that are gone already.
-    let _ = shutdown(socket.as_raw_fd(), Shutdown::Both);
-    // Fails on unix sockets, which lose and retransmit nothing. Busy until the kernel's reader has noticed the above.
-    let busy = |result: &io::Result<()>| matches!(result, Err(error) if error.raw_os_error() == Some(nix::libc::EBUSY));
-    for _ in 0..50 {
-        if !busy(&abort(socket.as_fd())) {
-            break;
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
-}
-
-fn watched(socket: &OwnedFd) -> PollFd<'_> {
-    // Hang-ups and errors are always told, a peer's half-close only when asked for. `PollFlags` has no name for it, so
-    // `PollFd::any` answers None when it is told.
-    let half_closed = PollFlags::from_bits_retain(nix::libc::POLLRDHUP);
-    PollFd::new(socket.as_fd(), half_closed)
+/// EINVAL: the device is being detached, or it is somebody else's; ENODEV: it was destroyed.
+fn is_detached(error: &DriverError) -> bool {
+    matches!(error.errno(), Some(nix::libc::EINVAL | nix::libc::ENODEV))
 }
 
 fn refused(changed: &Changed) -> Event {
@@ -468,11 +449,9 @@ fn unreachable(error: &AttachError) -> Event {
 
 /// How long to wait for the kernel to say that a socket is dead; it can be lost.
 const ANNOUNCEMENT: Duration = Duration::from_millis(250);
-/// In milliseconds; the kernel needs microseconds.
-const LAST_WORDS: u8 = 100;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// Time for one attempt to connect: a server that hangs is tried again, since it may be another one then.
 const LONGEST_ATTEMPT: Duration = Duration::from_secs(5);
-/// The kernel notices a closed socket in microseconds; a loaded one may take longer.
-const HAND_OVER: Duration = Duration::from_secs(2);
+/// What requests need to fail when the kernel does not wait for a new socket.
+const TIME_TO_FAIL: Duration = Duration::from_millis(500);

@@ -18,6 +18,7 @@ attach() { # [ARGUMENT...]: our export as /dev/nbd0
 }
 
 watch() { # [ARGUMENT...]: the same, with a watcher that writes what happens to $work/events
+	: >"$work/events"
 	nbd-client attach --watch --json "$@" "$uri" /dev/nbd0 >"$work/events" &
 	watcher=$!
 	wait_for "the device is attached" happened attached
@@ -275,7 +276,7 @@ a_server_that_hung_is_used_again_when_it_wakes_up() {
 
 with_one_connection_of_four_lost_all_are_replaced() {
 	serve 64M
-	socat TCP-LISTEN:10810,fork,reuseaddr TCP:127.0.0.1:10809 &
+	socat TCP-LISTEN:10810,fork,reuseaddr,nodelay TCP:127.0.0.1:10809,nodelay &
 	relay=$!
 	wait_for "the relay listens" eval '[ -n "$(ss -Htnl sport = 10810)" ]'
 	uri=nbd://127.0.0.1:10810/disk
@@ -287,10 +288,13 @@ with_one_connection_of_four_lost_all_are_replaced() {
 	set -- $(pgrep -P $relay)
 	equal relays $# 4
 	kill -9 "$2"
+	begun=$(now)
 	wait_for "the watcher reconnects" happened reconnected
 	wait $writer
+	echo "written after $(($(now) - begun)) ms"
 	same_noise
 	wait_for "old connections are gone" eval '[ "$(connections)" = 4 ]'
+	echo "old connections gone after $(($(now) - begun)) ms"
 	grep -q '"event":"reconnected","replaced":4' "$work/events"
 	nbd-client detach /dev/nbd0
 	wait $watcher
@@ -299,7 +303,7 @@ with_one_connection_of_four_lost_all_are_replaced() {
 
 a_server_without_sessions_gets_only_dead_connections_replaced() {
 	nbdkit -p 10809 -P nbdkit.pid memory 64M
-	socat TCP-LISTEN:10810,fork,reuseaddr TCP:127.0.0.1:10809 &
+	socat TCP-LISTEN:10810,fork,reuseaddr,nodelay TCP:127.0.0.1:10809,nodelay &
 	relay=$!
 	wait_for "the relay listens" eval '[ -n "$(ss -Htnl sport = 10810)" ]'
 	uri=nbd://127.0.0.1:10810/
@@ -376,6 +380,38 @@ requests_fail_when_the_dead_timeout_has_passed_and_the_device_comes_back_later()
 	nbd-client detach /dev/nbd0
 }
 
+a_server_whose_disk_hangs_is_waited_for_only_so_long() {
+	insmod "$drivers/block/brd.ko" rd_nr=1 rd_size=16384
+	insmod "$drivers/md/dm-mod.ko"
+	export DM_DISABLE_UDEV=1
+	dmsetup create slow --table "0 32768 linear /dev/ram0 0"
+	ln -s /dev/mapper/slow disk.img
+	serve 16M
+	watch --timeout 1 --dead-timeout 5
+	head -c 4096 /dev/zero | tr '\0' a >old
+	head -c 4096 /dev/zero | tr '\0' b >new
+	# Looks for partitions, which a later open needs not do again.
+	dd if=/dev/nbd0 of=/dev/null bs=4k count=1
+	dmsetup suspend --noflush --nolockfs slow
+	begun=$(now)
+	refused 1 "Input/output error" dd if=old of=/dev/nbd0 bs=4k count=1 oflag=direct,dsync
+	took=$(($(now) - begun))
+	echo "failed after $took ms"
+	[ $took -ge 5000 ] && [ $took -lt 15000 ] || fail "not about 8 s"
+	wait_for "the watcher says so" happened gave_up_waiting
+	wait_for "there is a link again" eval 'tail -n1 "$work/events" | grep -q reconnected'
+	dd if=new of=/dev/nbd0 bs=4k count=1 oflag=direct,dsync &
+	writer=$!
+	dmsetup resume slow
+	wait $writer
+	# The old write has reached the server several times, but none is done after the new one.
+	cmp -n 4096 new /dev/mapper/slow
+	nbd-client detach /dev/nbd0
+	wait_for "the connections end" eval '[ "$(connections)" = 0 ]'
+	cmp -n 4096 new /dev/mapper/slow
+	cmp -n 4096 new /dev/ram0
+}
+
 without_a_watcher_a_hanging_server_costs_the_timeout() {
 	serve 16M
 	attach --timeout 3
@@ -431,8 +467,8 @@ detach_spares_a_device_in_use_unless_forced() {
 	kill $sleeper
 	wait_for "the device is free" eval '[ ! -e /sys/block/nbd0/pid ]'
 	attach
-	insmod "/usr/lib/uml/modules/$(uname -r)/kernel/drivers/md/md-mod.ko"
-	insmod "/usr/lib/uml/modules/$(uname -r)/kernel/drivers/md/raid1.ko"
+	insmod "$drivers/md/md-mod.ko"
+	insmod "$drivers/md/raid1.ko"
 	mdadm --create --run /dev/md0 --level=1 --raid-devices=2 --metadata=1.2 /dev/nbd0 missing
 	refused 3 "is in use by md0" nbd-client detach /dev/nbd0
 	mdadm --stop /dev/md0
@@ -517,5 +553,6 @@ a_newer_session_of_the_same_client_ends_an_older_one() {
 	refused 2 "expected a lower-case UUID" attach --session 1
 }
 
-insmod "/usr/lib/uml/modules/$(uname -r)/kernel/drivers/block/nbd.ko"
+drivers="/usr/lib/uml/modules/$(uname -r)/kernel/drivers"
+insmod "$drivers/block/nbd.ko"
 $scenario

@@ -15,8 +15,9 @@ stays. Prints the device's path. Needs CAP_SYS_ADMIN and the kernel module (modp
 A request without an answer costs its socket its life after --timeout. When no socket is left, requests wait
 for new ones for --dead-timeout and fail afterwards. New sockets come from --watch: it stays, dials again when
 the kernel tells of a dead link, and puts new sockets in place; requests pause and go on. What was in flight on
-the dead link is sent again only when its own --timeout has passed, so keep that short: an application waits
-two --timeouts or so for a server that restarts, and --timeout plus --dead-timeout at most. A server that has come back with another size, another name or
+the dead link is sent again only when its own --timeout has passed (the kernel may take up to twice as long),
+so keep that short. An application waits for --dead-timeout plus a few --timeouts at most, also for a server that
+can be reached but never answers; then its requests fail, and the device works again with the server. A server that has come back with another size, another name or
 less ability is not used: the reason is said, and looked at again.
 
 With a server that knows sessions (ours), each reconnection ends what is left of older connections, so that
