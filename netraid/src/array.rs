@@ -8,6 +8,7 @@
 
 pub mod create;
 pub mod disk;
+pub mod embedded;
 pub mod filesystem;
 pub mod leg;
 pub mod md;

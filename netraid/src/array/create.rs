@@ -115,7 +115,7 @@ fn format(creation: &Creation, device: u64) -> Result<(usize, FormattedLeg), Arr
     };
     let mirror = NewMirror {
         uuid: random_uuid(),
-        name: creation.tag.as_str().chars().take(31).collect(),
+        name: array_name(creation.tag.as_str()),
         // mdadm --detail reads no more than seconds.
         created: Timestamp::from_seconds(now().seconds),
         chunk: creation
@@ -181,6 +181,16 @@ fn writes(
     Ok(writes)
 }
 
+/// The array's name: as if a host called netraid had made it. By that, the shipped rules keep udev and mdadm from
+/// assembling it. Where that is too long, as much of the tag as fits.
+pub fn array_name(tag: &str) -> String {
+    let name = format!("netraid:{tag}");
+    match name.len() <= LONGEST_NAME {
+        true => name,
+        false => tag.chars().take(LONGEST_NAME).collect(),
+    }
+}
+
 fn check_room(disk: &Disk, layout: &Layout) -> Result<FileSystem, ArrayError> {
     let place = disk.path().display();
     let found = filesystem::find(disk).map_err(ArrayError::failed)?;
@@ -213,5 +223,7 @@ fn random_uuid() -> MdUuid {
     MdUuid(*uuid::Uuid::new_v4().as_bytes())
 }
 
+/// Bytes that a superblock has for a name, less the zero behind it.
+const LONGEST_NAME: usize = 31;
 /// Longest wait for a look at what a disk holds.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -143,18 +143,30 @@ impl Disk {
         Ok(bytes[skip..skip + length].to_vec())
     }
 
-    /// Writes `data` at `offset`, durably. Both are whole blocks of 512 bytes.
+    /// Writes `data` at `offset`, durably. What else is in its blocks of 4 KiB is read and written back: a disk may take
+    /// nothing smaller. Nothing of md's that changes while an array runs is in one of these with something of ours.
     ///
     /// # Errors
-    /// If the disk fails.
+    /// If it lies beyond the end, or the disk fails.
     pub fn write(&self, offset: u64, data: &[u8]) -> Result<(), DiskError> {
-        let mut buffer = Aligned::new(data.len());
-        buffer.bytes().copy_from_slice(data);
+        let failed = |error| self.failed("written", error);
+        let end = offset.checked_add(data.len() as u64);
+        let Some(end) = end.filter(|&end| end <= self.size) else {
+            return Err(failed(io::ErrorKind::UnexpectedEof.into()));
+        };
+        let from = offset - offset % BLOCK;
+        let to = end.next_multiple_of(BLOCK).min(self.size);
+        let mut buffer = Aligned::new((to - from) as usize);
+        let bytes = buffer.bytes();
+        if (from, to) != (offset, end) {
+            bytes.copy_from_slice(&self.read(from, (to - from) as usize)?);
+        }
+        bytes[(offset - from) as usize..][..data.len()].copy_from_slice(data);
         self.file
-            .write_all_at(buffer.bytes(), offset)
+            .write_all_at(bytes, from)
             // O_DSYNC covers the write; this covers a disk that has a cache of its own and no FUA.
             .and_then(|()| self.file.sync_data())
-            .map_err(|error| self.failed("written", error))
+            .map_err(failed)
     }
 
     fn failed(&self, what: &'static str, error: io::Error) -> DiskError {
@@ -233,6 +245,10 @@ mod tests {
         assert_eq!(disk.read(4100, 7).unwrap(), data[4..11]);
         assert_eq!(disk.read(3 * 4096, 512).unwrap(), [0; 512]);
         assert!(disk.read(3 * 4096 + 500, 13).is_err());
+        disk.write(4096 + 512, &[7; 512]).unwrap();
+        assert_eq!(disk.read(4096 + 511, 2).unwrap(), [data[511], 7]);
+        assert_eq!(disk.read(4096 + 1023, 2).unwrap(), [7, data[1024]]);
+        assert!(disk.write(3 * 4096, &[0; 1024]).is_err());
         let second = Disk::open(file.path(), Access::Exclusive).unwrap_err();
         assert!(second.to_string().contains("exported"), "{second}");
     }

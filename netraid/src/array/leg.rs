@@ -165,7 +165,13 @@ impl Leg {
         self.record.flags.contains(RecordFlags::CONSISTENT)
     }
 
-    /// The tag, which `mdadm` may have put behind the name of a host.
+    /// Whether this is a leg of mirror `tag`. A long tag is cut in the superblock.
+    pub fn is_of(&self, tag: &str) -> bool {
+        let name = self.tag();
+        name == tag || name.len() == 31 && tag.starts_with(&name)
+    }
+
+    /// The tag, which stands behind the name of a host.
     pub fn tag(&self) -> String {
         let name = self.superblock.name();
         match name.split_once(':') {

@@ -153,8 +153,17 @@ impl Kernel {
         })
     }
 
-    fn running(&self, tag: &str) -> Result<Option<MdArray>, ArrayError> {
-        Ok(self.all()?.into_iter().find(|array| array.tag == tag))
+    /// The array that runs a mirror.
+    ///
+    /// # Errors
+    /// If sysfs can't be read.
+    pub fn running(&self, tag: &str) -> Result<Option<MdArray>, ArrayError> {
+        let all = self.all()?.into_iter();
+        // A long tag is cut in the superblock.
+        let mut named = all.filter(|array| {
+            array.tag == tag || array.tag.len() == 31 && tag.starts_with(&array.tag)
+        });
+        Ok(named.next())
     }
 }
 

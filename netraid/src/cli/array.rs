@@ -106,8 +106,7 @@ impl Common {
 }
 
 fn find(machine: &Machine, tag: &str) -> Result<MdArray, Exit> {
-    let all = Kernel::new(machine.clone()).all()?;
-    let found = all.into_iter().find(|array| array.tag() == tag);
+    let found = Kernel::new(machine.clone()).running(tag)?;
     found.ok_or_else(|| {
         Exit::failed(format!("mirror {tag} does not run in this kernel")).hint(format!(
             "netraid array start --tag {tag} --disk PATH starts it"

@@ -22,6 +22,7 @@ done
 ip link set lo up 2>/dev/null || ifconfig lo up
 
 here=$(dirname "$0")
+export packaging="$here/../../../packaging"
 cat "$here/words.sh" "$here/scenarios/$(word scenario).sh" >/run/scenario.sh
 if sh -eu /run/scenario.sh >"$work/log" 2>&1; then
 	echo passed >>"$work/log"

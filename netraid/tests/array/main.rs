@@ -64,3 +64,8 @@ fn a_leg_behind_a_server_that_was_killed_comes_back_in_part() {
 fn each_backend_runs_the_mirrors_of_the_other_with_nothing_to_resync() {
     uml::run("both_backends");
 }
+
+#[test]
+fn mdadm_leaves_the_legs_alone_with_the_configuration_that_is_shipped() {
+    uml::run("left_alone");
+}

@@ -22,7 +22,7 @@ impl Kernel {
         let leg = Leg::read(&disk).map_err(|error| {
             ArrayError::Failed(format!("disk {}: {error}", start.disk.display()))
         })?;
-        if leg.tag() != start.tag {
+        if !leg.is_of(&start.tag) {
             return Err(ArrayError::Usage(format!(
                 "disk {} is a leg of mirror {}, not of {}",
                 start.disk.display(),
