@@ -16,8 +16,8 @@ run_needs='mkfs.ext4:e2fsprogs e2fsck:e2fsprogs mdadm:mdadm nbdinfo:libnbd-bin'
 test_needs="$run_needs nbdcopy:libnbd-bin python3:python3 nbdkit:nbdkit nbd-server:nbd-server fio:fio \
 qemu-img:qemu-utils qemu-io:qemu-utils qemu-nbd:qemu-utils qemu-storage-daemon:qemu-system-common zzuf:zzuf"
 
-lab_needs='mkfs.ext4:e2fsprogs ip:iproute2 ethtool:ethtool modprobe:kmod mdadm:mdadm nbdinfo:libnbd-bin \
-nbd-client:nbd-client nbd-server:nbd-server fio:fio'
+lab_needs="mkfs.ext4:e2fsprogs ip:iproute2 ethtool:ethtool modprobe:kmod mdadm:mdadm nbdinfo:libnbd-bin \
+nbd-client:nbd-client nbd-server:nbd-server fio:fio"
 test_needs="$test_needs $lab_needs"
 
 # Packages for tests that not every machine can run (a kernel as a program); not every architecture has them either.
