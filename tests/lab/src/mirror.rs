@@ -9,8 +9,9 @@ use anyhow::{Context, Result, bail, ensure};
 use md_format::Superblock;
 use serde_json::Value;
 
+use crate::job::Job;
 use crate::lab::Lab;
-use crate::node::{Job, Node};
+use crate::node::Node;
 use crate::wait::wait_until;
 
 /// How long a resync of a small disk may take on a busy machine.
