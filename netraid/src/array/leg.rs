@@ -197,7 +197,7 @@ impl Leg {
     pub fn dirty(&self) -> Vec<Range<u64>> {
         let size = self.size();
         match &self.bitmap {
-            None => vec![0..size],
+            None => std::iter::once(0..size).collect(),
             Some(bitmap) => {
                 let chunk = u64::from(bitmap.header.chunk);
                 let ranges = bitmap.bits.ranges();

@@ -230,7 +230,7 @@ pub fn plan(situation: &Situation<'_>, request: &NewLeg) -> Result<Plan, ArrayEr
         }
     }
     // 3. The leg itself.
-    let prepared = Prepared::new(local, situation, whole.as_ref()).map_err(ArrayError::failed)?;
+    let prepared = Prepared::new(local, situation, whole.as_ref())?;
     steps.push(prepared.step(
         situation,
         whole.as_ref().map(|(_, bits)| bits),
@@ -505,3 +505,6 @@ fn in_chunks(bytes: &[Range<u64>], chunk: u64, chunks: u64) -> Vec<Range<u64>> {
 const PIECE: usize = 1 << 20;
 /// Longest wait for a look at what a disk holds.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+mod tests;
