@@ -9,23 +9,26 @@ use nbd_protocol::session::{SESSION_PREFIX, Session};
 /// Make an export a block device of the kernel
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The sockets are negotiated here and handed to the kernel's nbd driver; then this program ends and the device
-stays. Prints the device's path. Needs CAP_SYS_ADMIN and the kernel module (modprobe nbd).
+The sockets are negotiated here and handed to the kernel's nbd driver; then this program ends
+and the device stays. Prints the device's path. Needs CAP_SYS_ADMIN and the kernel module
+(modprobe nbd).
 
-A request without an answer costs its socket its life after --timeout. When no socket is left, requests wait
-for new ones for --dead-timeout and fail afterwards. New sockets come from --watch: it stays, dials again when
-the kernel tells of a dead link, and puts new sockets in place; requests pause and go on. What was in flight on
-the dead link is sent again only when its own --timeout has passed (the kernel may take up to twice as long),
-so keep that short. An application waits for --dead-timeout plus a few --timeouts at most, also for a server that
-can be reached but never answers; then its requests fail, and the device works again with the server. A server that has come back with another size, another name or
-less ability is not used: the reason is said, and looked at again.
+A request without an answer costs its socket its life after --timeout. When no socket is left,
+requests wait for new ones for --dead-timeout and fail afterwards. New sockets come from
+--watch: it stays, dials again when the kernel tells of a dead link, and puts new sockets in
+place; requests pause and go on. What was in flight on the dead link is sent again only when its
+own --timeout has passed (the kernel may take up to twice as long), so keep that short. An
+application waits for --dead-timeout plus a few --timeouts at most, also for a server that can
+be reached but never answers; then its requests fail, and the device works again with the
+server. A server that has come back with another size, another name or less ability is not used:
+the reason is said, and looked at again.
 
-With a server that knows sessions (ours), each reconnection ends what is left of older connections, so that
-no stalled write can land after newer ones. --connections above 1 needs the server's promise that a flush on
-one connection covers the others.
+With a server that knows sessions (ours), each reconnection ends what is left of older
+connections, so that no stalled write can land after newer ones. --connections above 1 needs the
+server's promise that a flush on one connection covers the others.
 
-SIGTERM and SIGINT end --watch and leave the device attached; with --detach-on-exit it is detached, unless
-it is in use.
+SIGTERM and SIGINT end --watch and leave the device attached; with --detach-on-exit it is
+detached, unless it is in use.
 
 Examples:
   nbd-client attach nbd://server2/disk /dev/nbd0
@@ -34,10 +37,11 @@ Examples:
   device=$(nbd-client attach --next nbd://server2/disk) && mount \"$device\" /mnt
 
 JSON (schema nbd-client.attach/1), one document a line, each with an event and the device:
-attached {uri, size, block_size, read_only, connections, timeout_ms, dead_timeout_ms, identifier, session};
-session is null, or {client, generation} if the server fences. With --watch also: link_dead {dead, alive,
-announced}, unreachable and refused {reason, again_in_ms}, gave_up_waiting {after_ms}, reconnected {replaced,
-after_ms, session}, and at the end left, detached, or in_use {users}.")]
+attached {uri, size, block_size, read_only, connections, timeout_ms, dead_timeout_ms,
+identifier, session}; session is null, or {client, generation} if the server fences. With
+--watch also: link_dead {dead, alive, announced}, unreachable and refused {reason, again_in_ms},
+gave_up_waiting {after_ms}, reconnected {replaced, after_ms, session}, and at the end left,
+detached, or in_use {users}.")]
 pub(crate) struct Attach {
     /// NBD URI of the export
     #[arg(value_name = "URI")]
@@ -111,9 +115,10 @@ impl Attach {
 /// Take a device away from the kernel again
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Refused (exit code 3) while the device or a partition of it is in use: mounted, part of an array or a volume,
-swapped to, or open. --force does it all the same: then its users' requests fail, and what was written but not
-yet synchronised is lost. Waits until the device is gone. A --watch over it ends by itself.
+Refused (exit code 3) while the device or a partition of it is in use: mounted, part of an array
+or a volume, swapped to, or open. --force does it all the same: then its users' requests fail,
+and what was written but not yet synchronised is lost. Waits until the device is gone. A --watch
+over it ends by itself.
 
 Examples:
   nbd-client detach /dev/nbd0
@@ -130,16 +135,17 @@ pub(crate) struct Detach {
 /// List the kernel's NBD devices
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Only what is attached, unless --all. Says nothing about links: a device is attached until it is detached,
-even if its server is gone. Who uses it: arrays and volumes by name, mount points, processes with their number
-(all of them are seen only by root).
+Only what is attached, unless --all. Says nothing about links: a device is attached until it is
+detached, even if its server is gone. Who uses it: arrays and volumes by name, mount points,
+processes with their number (all of them are seen only by root).
 
 Examples:
   nbd-client list-devices
   nbd-client list-devices --json | jq -r '.devices[] | select(.users == []) | .device'
 
-JSON (schema nbd-client.list-devices/1): devices [{device, index, state (attached, or free), size, block_size,
-read_only, identifier, pid (that attached it), users [{kind (device, mount, swap or process), name, pid}]}].")]
+JSON (schema nbd-client.list-devices/1): devices [{device, index, state (attached, or free),
+size, block_size, read_only, identifier, pid (that attached it), users [{kind (device, mount,
+swap or process), name, pid}]}].")]
 pub(crate) struct ListDevices {
     /// Also those that are free
     #[arg(long)]
