@@ -148,7 +148,8 @@ mistake 'h3 a source that was left behind goes on in its generation' \
     $engine/attach.rs 'generations.returned(local.number());' \
     'generations.returned(local.number()); let engine_away = generations.away;'
 mistake 'i1 a leg being resynced is not marked' \
-    $engine/attach.rs 'record.consistent = same && self.intent.dirty().is_empty();' ''
+    $engine/attach.rs 'record.consistent = same && self.intent.dirty().is_empty();' '' \
+    $engine/attach.rs 'if unmarked {' 'if unmarked && slot.number() > 100 {'
 mistake 'i2 a leg is marked before another says that it is in sync' \
     $engine/commit.rs 'if in_sync.contains(self.local) { [self.local].into_iter().collect() } else { in_sync }' \
     '[self.local].into_iter().collect()'

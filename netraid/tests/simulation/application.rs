@@ -245,6 +245,11 @@ impl Application {
         }
     }
 
+    /// What must be on stable storage, whoever serves it now.
+    pub fn durable_floor(&self, block: usize) -> u32 {
+        self.durable[block]
+    }
+
     /// The only leg in sync lost what was not flushed of `block`. A flush has to fail before another may succeed.
     pub fn doubt(&mut self, block: usize) {
         self.doubtful[block] = true;

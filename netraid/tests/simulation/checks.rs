@@ -112,6 +112,7 @@ impl World {
         self.check_in_sync_legs_are_equal();
         self.check_differences_are_marked();
         self.check_what_a_kernel_takes_for_clean();
+        self.check_newest_legs_have_what_was_flushed();
     }
 
     /// P3: legs in sync hold the same, except where a write is under way.
@@ -152,6 +153,32 @@ impl World {
                 self.check_pair(one, two);
             }
         }
+    }
+
+    /// P1 and P4: a leg that its own metadata, and that of all others, allows to be started has on stable storage what was
+    /// flushed. (Two that were written without each other are for the administrator to judge.)
+    fn check_newest_legs_have_what_was_flushed(&self) {
+        for leg in self.slots() {
+            if !self.disks[leg].is_consistent() || !self.is_newer_than_all(leg) {
+                continue;
+            }
+            let what = format!("leg {leg}, which may be started,");
+            for (block, value) in self.disks[leg].stable.iter().enumerate() {
+                let floor = self.application.durable_floor(block);
+                self.application.expect_at_least(block, *value, floor, &what);
+            }
+        }
+    }
+
+    /// Whether every other leg that can be started is known to be no newer.
+    fn is_newer_than_all(&self, leg: usize) -> bool {
+        let record = |leg: usize| &self.disks[leg].record().generations;
+        self.slots()
+            .filter(|other| *other != leg && self.disks[*other].is_consistent())
+            .all(|other| {
+                let decision = decide(record(leg), leg, record(other), other);
+                matches!(decision.verdict, Verdict::Same | Verdict::ToPeer(_))
+            })
     }
 
     /// P2 as md sees it: assembled by a kernel, a complete array that says "clean" is taken as it is, whatever its bits
