@@ -142,15 +142,16 @@ impl Kernel {
     }
 
     fn known(&self, view: &View) -> Option<MdArray> {
-        let local = local_member(view)?.path(&self.machine.dev);
-        let disk = Disk::open(&local, Access::Read).ok()?;
-        let leg = Leg::read(&disk).ok()?;
-        Some(MdArray {
+        let member = local_member(view).or(view.members.first())?;
+        let mut array = MdArray {
             machine: self.machine.clone(),
-            tag: leg.tag(),
+            tag: String::new(),
             name: view.name.clone(),
-            local,
-        })
+            local: member.path(&self.machine.dev),
+        };
+        let leg = array.any_leg(view).ok()?;
+        array.tag = leg.tag();
+        Some(array)
     }
 
     /// The array that runs a mirror.
@@ -225,6 +226,19 @@ impl MdArray {
         read_leg(&self.local)
     }
 
+    /// What a leg says: this node's, or if that has failed, another's.
+    fn any_leg(&self, view: &View) -> Result<Leg, ArrayError> {
+        let own = read_leg(&self.local);
+        let others = view.members.iter().filter(|member| !member.is("faulty"));
+        let others = others.map(|member| member.path(&self.machine.dev));
+        own.or_else(|error| {
+            others
+                .filter(|path| *path != self.local)
+                .find_map(|path| read_leg(&path).ok())
+                .ok_or(error)
+        })
+    }
+
     fn speed_steps(&self, speed: Speed) -> Vec<Step> {
         let limits = [
             ("sync_speed_max", speed.most),
@@ -243,14 +257,16 @@ impl MdArray {
 
     /// The member that is node `node`'s leg, if the array has it.
     fn member_of(&self, node: &str) -> Result<(usize, Option<Member>), ArrayError> {
-        let leg = self.local_leg()?;
-        let slot = slot_of(&leg, node)?;
-        if slot == leg.slot {
+        let slot = slot_of(&self.any_leg(&self.view()?)?, node)?;
+        let member = self.member_in(slot)?;
+        if let Some(member) = &member
+            && member.path(&self.machine.dev) == self.local
+        {
             return Err(ArrayError::Usage(format!(
                 "{node} is this node: its leg is the mirror's source"
             )));
         }
-        Ok((slot, self.member_in(slot)?))
+        Ok((slot, member))
     }
 
     /// The member in a slot. A failed leg has lost its slot in sysfs; its own superblock may still be readable, but its

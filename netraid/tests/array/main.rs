@@ -5,6 +5,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod embedded;
 #[path = "../md/peer.rs"]
 #[allow(dead_code, reason = "shared with the tests of the format")]
 mod peer;
@@ -68,4 +69,9 @@ fn each_backend_runs_the_mirrors_of_the_other_with_nothing_to_resync() {
 #[test]
 fn mdadm_leaves_the_legs_alone_with_the_configuration_that_is_shipped() {
     uml::run("left_alone");
+}
+
+#[test]
+fn a_mirror_whose_own_disk_failed_goes_on_from_a_target_and_says_so() {
+    uml::run("own_disk_fails");
 }

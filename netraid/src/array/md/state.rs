@@ -13,16 +13,32 @@ use crate::status::{LegStatus, ResyncStatus, SCHEMA, Status, word};
 impl MdArray {
     pub(super) fn state(&self) -> Result<ArrayStatus, ArrayError> {
         let view = self.view()?;
-        let leg = self.local_leg()?;
-        Ok(document(&self.tag, &self.machine.dev, &view, &leg))
+        let leg = self.any_leg(&view)?;
+        let member = view
+            .members
+            .iter()
+            .find(|member| member.path(&self.machine.dev) == self.local);
+        let local = match member.and_then(|member| member.slot) {
+            Some(slot) => Some(slot),
+            // It has failed. Where only one leg is missing, that is it.
+            None => the_only_empty_slot(&view),
+        };
+        Ok(document(&self.tag, &self.machine.dev, &view, &leg, local))
     }
 }
 
-/// The document, from what the kernel shows (`view`) and what this node's leg says.
-fn document(tag: &str, dev: &Path, view: &View, local: &Leg) -> ArrayStatus {
-    let generations = local.witness().generations();
-    let names = local.names();
-    let dirty = local.dirty();
+fn the_only_empty_slot(view: &View) -> Option<usize> {
+    let taken = |slot| view.members.iter().any(|member| member.slot == Some(slot));
+    let mut empty = (0..view.raid_disks as usize).filter(|&slot| !taken(slot));
+    let first = empty.next();
+    first.filter(|_| empty.next().is_none())
+}
+
+/// The document, from what the kernel shows (`view`), what one of its legs says, and which is this node's.
+fn document(tag: &str, dev: &Path, view: &View, leg: &Leg, local: Option<usize>) -> ArrayStatus {
+    let generations = leg.witness().generations();
+    let names = leg.names();
+    let dirty = leg.dirty();
     let resync = resync(view);
     let legs = (0..view.raid_disks as usize).map(|slot| {
         let member = view.members.iter().find(|member| member.slot == Some(slot));
@@ -41,7 +57,7 @@ fn document(tag: &str, dev: &Path, view: &View, local: &Leg) -> ArrayStatus {
             bytes_in(&dirty).min(left),
         )
     });
-    let (chunk, chunks, dirty_chunks) = match &local.bitmap {
+    let (chunk, chunks, dirty_chunks) = match &leg.bitmap {
         Some(bitmap) => {
             let header = &bitmap.header;
             (
@@ -56,22 +72,22 @@ fn document(tag: &str, dev: &Path, view: &View, local: &Leg) -> ArrayStatus {
     let status = Status {
         schema: SCHEMA.into(),
         tag: tag.into(),
-        node: names
-            .get(local.slot)
+        node: local
+            .and_then(|slot| names.get(slot))
             .map_or_else(String::new, ToString::to_string),
         uris: Vec::new(),
         backend: "md".into(),
-        array_uuid: local.superblock.set_uuid.to_string(),
-        size: local.size(),
+        array_uuid: leg.superblock.set_uuid.to_string(),
+        size: leg.size(),
         chunk,
         chunks,
         dirty_chunks,
-        dirty_bytes: if local.bitmap.is_some() {
+        dirty_bytes: if leg.bitmap.is_some() {
             bytes_in(&dirty)
         } else {
             0
         },
-        events: local.superblock.events,
+        events: leg.superblock.events,
         array_state: if clean { "clean" } else { "active" }.into(),
         generation: format!("{:?}", generations.current),
         halted: halted(view),
@@ -85,7 +101,7 @@ fn document(tag: &str, dev: &Path, view: &View, local: &Leg) -> ArrayStatus {
         async_limit: view.backlog,
         speed_limit: view.speed_max,
         speed_limit_min: view.speed_min,
-        notes: notes(view, local.slot, generations.current),
+        notes: notes(view, local, generations.current),
         status,
     }
 }
@@ -99,7 +115,7 @@ fn halted(view: &View) -> Option<String> {
     }
 }
 
-fn notes(view: &View, local: usize, current: Generation) -> Vec<String> {
+fn notes(view: &View, local: Option<usize>, current: Generation) -> Vec<String> {
     let mut notes = Vec::new();
     if !view.bitmap {
         notes.push(
@@ -116,7 +132,8 @@ fn notes(view: &View, local: usize, current: Generation) -> Vec<String> {
     if current == Generation::NONE {
         notes.push("the leg has no generation yet: start the mirror with netraid".to_owned());
     }
-    let avoided = |member: &Member| member.slot == Some(local) && member.is("write_mostly");
+    let avoided =
+        |member: &Member| local.is_some() && member.slot == local && member.is("write_mostly");
     if view.members.iter().any(avoided) {
         notes
             .push("this node's own leg is marked write-mostly: reads cross the network".to_owned());
@@ -129,28 +146,28 @@ fn leg_status(
     node: String,
     member: Option<&Member>,
     view: &View,
-    local: &Leg,
+    local: Option<usize>,
     dev: &Path,
     dirty: u64,
 ) -> LegStatus {
-    let is_local = slot == local.slot;
+    let is_local = local == Some(slot);
     let recovering = |member: &Member| !member.is("in_sync") && !member.is("faulty");
     let (status, disk, reason) = match member {
-        Some(member) if member.is("faulty") => (
+        Some(member) if member.is("faulty") && !is_local => (
             word::UNKNOWN,
             "DUnknown",
             Some("expelled by the kernel: a write to it failed".to_owned()),
         ),
-        Some(_) if is_local => (word::SOURCE, "UpToDate", None),
+        Some(member) if is_local && !member.is("faulty") => (word::SOURCE, "UpToDate", None),
         Some(member) if recovering(member) && view.action == "frozen" => {
             (word::PAUSED, "Inconsistent", None)
         }
         Some(member) if recovering(member) => (word::RESYNCING, "Inconsistent", None),
         Some(_) => (word::TARGET, "UpToDate", None),
-        None if is_local => (
+        _ if is_local => (
             word::OUT_OF_SYNC,
             "Outdated",
-            Some("this node's own leg has failed".to_owned()),
+            Some("this node's own leg has failed; reads cross the network".to_owned()),
         ),
         None => {
             let failed = view.members.iter().any(|member| member.is("faulty"));

@@ -138,7 +138,8 @@ pub(super) fn watch(order: &Watch) -> Result<(), Exit> {
         if let Some(until) = order.until
             && holds(&array, until)?
         {
-            return Ok(());
+            // What led to it is said, too.
+            return watch.next(Duration::ZERO)?.iter().try_for_each(say);
         }
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         if left.is_some_and(|left| left.is_zero()) {
