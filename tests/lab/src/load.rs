@@ -1,6 +1,7 @@
 //! An application that writes all the time (`bin/lab-load.rs`), and what it says: how much, and how long it had to wait.
 
-use crate::node::{Job, Node};
+use crate::job::Job;
+use crate::node::Node;
 use crate::wait::wait_until;
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
