@@ -96,7 +96,7 @@ const ARROWS: [(&str, &[&str]); 10] = [
         ],
     ),
     ("lifekeeper-hooks", &["flags", "netraid"]),
-    ("netraid-lab", &[]),
+    ("netraid-lab", &["md-format"]),
     (
         "netraid-tests",
         &[
