@@ -5,7 +5,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench build lab lab-shell
+.PHONY: help run test bench build lab lab-shell bench-lab
 
 help: ## say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -26,6 +26,11 @@ bench: ## our servers and mirror beside others on this machine (ARGS="--quick", 
 lab: ## the scenarios on real kernels, run as processes (ARGS="part of a name"); fails where kernels can't run
 	@scripts/setup.sh lab
 	@scripts/lab-run.sh $(ARGS)
+
+bench-lab: ## the kernel's mirror beside DRBD on two nodes of a lab (ARGS="--rounds 3", "--help", ...)
+	@scripts/setup.sh lab
+	@cargo build --release --locked --workspace --bins
+	@exec $(TARGET)/release/bench-lab $(ARGS)
 
 lab-shell: ## two nodes with real kernels and a prompt on each, to look around (ARGS="--nodes 3", "--help", ...)
 	@scripts/setup.sh lab

@@ -165,7 +165,8 @@ impl World {
             let what = format!("leg {leg}, which may be started,");
             for (block, value) in self.disks[leg].stable.iter().enumerate() {
                 let floor = self.application.durable_floor(block);
-                self.application.expect_at_least(block, *value, floor, &what);
+                self.application
+                    .expect_at_least(block, *value, floor, &what);
             }
         }
     }
