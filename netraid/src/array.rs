@@ -172,8 +172,6 @@ pub struct ArrayStatus {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum Event {
-    /// Listening began: nothing that happens from now on is missed.
-    Watching,
     /// The number of missing or incomplete legs changed.
     Degraded {
         /// Now.

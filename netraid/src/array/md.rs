@@ -277,6 +277,17 @@ impl MdArray {
         Ok(found.cloned())
     }
 
+    /// Members that have failed and lost their slots, this node's own leg excepted.
+    fn failed_legs(&self) -> Result<Vec<Member>, ArrayError> {
+        let mut failed = self.view()?.members;
+        failed.retain(|member| {
+            member.slot.is_none()
+                && member.is("faulty")
+                && member.path(&self.machine.dev) != self.local
+        });
+        Ok(failed)
+    }
+
     /// Fails a member if need be, waits until the kernel has let go of it, and removes it.
     fn drop_member(&self, member: &Member) -> Result<(), ArrayError> {
         let (array, leg) = (self.device(), member.path(&self.machine.dev));
@@ -330,13 +341,20 @@ impl Array for MdArray {
     fn remove(&self, node: &str) -> Result<(), ArrayError> {
         let _lock = self.machine.lock(&self.tag)?;
         let (_, member) = self.member_of(node)?;
-        let Some(member) = member else {
+        if let Some(member) = member {
+            return self.drop_member(&member);
+        }
+        // A failed leg has lost its place, and with it whose it is; but it is of no use, and keeps its device in use.
+        let failed = self.failed_legs()?;
+        if failed.is_empty() {
             return Err(ArrayError::refused(format!(
                 "{node} has no leg in mirror {} now",
                 self.tag
             )));
-        };
-        self.drop_member(&member)
+        }
+        failed
+            .iter()
+            .try_for_each(|member| self.drop_member(member))
     }
 
     fn full_resync(&self, node: &str) -> Result<Added, ArrayError> {

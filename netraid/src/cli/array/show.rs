@@ -22,7 +22,7 @@ pub(super) struct Status {
 /// Prints what happens to a mirror, as it happens: one JSON object a line.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Example:\n  netraid array watch --tag data\n  {\"event\":\"watching\"}\n  {\"event\":\"degraded\",\"legs\":1}\n\n\
+    after_help = "Example:\n  netraid array watch --tag data\n  {\"event\":\"degraded\",\"legs\":1}\n\n\
     With --until in-sync it ends when every leg is in sync, with --until degraded when one is not."
 )]
 pub(super) struct Watch {
@@ -134,7 +134,6 @@ pub(super) fn watch(order: &Watch) -> Result<(), Exit> {
         .timeout
         .map(|seconds| Instant::now() + Duration::from_secs(seconds));
     let mut watch = array.watch()?;
-    say(&Event::Watching)?;
     loop {
         if let Some(until) = order.until
             && holds(&array, until)?

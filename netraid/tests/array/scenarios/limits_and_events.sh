@@ -5,7 +5,6 @@ expect "['speed_limit']" 5000
 expect "['speed_limit_min']" 200
 array watch --tag data --until in-sync --timeout 60 >/run/events &
 watcher=$!
-while ! grep -q watching /run/events; do sleep 0.05; done
 array add --tag data --node server2 --leg /dev/ubdb
 grep -q "^300" /sys/block/md*/md/bitmap/backlog || fail "the limit of asynchronous writes is not the kernel's"
 expect "['async_limit']" 300
