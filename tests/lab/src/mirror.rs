@@ -66,6 +66,23 @@ impl<'a> Mirror<'a> {
         self.wait_whole()
     }
 
+    /// The same, with a watch over each target's device. Their processes, in the order of the targets.
+    ///
+    /// # Errors
+    /// As [`Mirror::make`].
+    pub fn make_watched(&self) -> Result<Vec<Job>> {
+        self.create()?;
+        self.start()?;
+        let mut watches = Vec::new();
+        for target in &self.targets {
+            self.export(*target)?;
+            watches.push(self.attach_watched(*target)?);
+            self.add(*target)?;
+        }
+        self.wait_whole()?;
+        Ok(watches)
+    }
+
     /// Makes the source's disk its first leg.
     ///
     /// # Errors
