@@ -168,10 +168,12 @@ pub struct ArrayStatus {
     pub notes: Vec<String>,
 }
 
-/// Something that happened to a mirror.
+/// Something that happened to a mirror. What changes twice before anybody looks is told once, as it is then.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum Event {
+    /// Listening began: nothing that lasts from now on is missed.
+    Watching,
     /// The number of missing or incomplete legs changed.
     Degraded {
         /// Now.

@@ -207,6 +207,17 @@ impl MdArray {
         self.machine.dev.join(&self.name)
     }
 
+    /// Whether every leg is there and in sync; asks the kernel alone, and so never waits for a disk.
+    ///
+    /// # Errors
+    /// If it does not run any more.
+    pub fn is_whole(&self) -> Result<bool, ArrayError> {
+        let view = self.view()?;
+        let there = view.members.iter();
+        let whole = there.filter(|member| member.slot.is_some() && member.is("in_sync"));
+        Ok(view.degraded == 0 && whole.count() == view.raid_disks as usize)
+    }
+
     /// The mirror.
     pub fn tag(&self) -> &str {
         &self.tag

@@ -22,7 +22,7 @@ pub(super) struct Status {
 /// Prints what happens to a mirror, as it happens: one JSON object a line.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Example:\n  netraid array watch --tag data\n  {\"event\":\"degraded\",\"legs\":1}\n\n\
+    after_help = "Example:\n  netraid array watch --tag data\n  {\"event\":\"watching\"}\n  {\"event\":\"degraded\",\"legs\":1}\n\n\
     With --until in-sync it ends when every leg is in sync, with --until degraded when one is not."
 )]
 pub(super) struct Watch {
@@ -134,6 +134,7 @@ pub(super) fn watch(order: &Watch) -> Result<(), Exit> {
         .timeout
         .map(|seconds| Instant::now() + Duration::from_secs(seconds));
     let mut watch = array.watch()?;
+    say(&Event::Watching)?;
     loop {
         if let Some(until) = order.until
             && holds(&array, until)?
@@ -159,9 +160,7 @@ fn say(event: &Event) -> Result<(), Exit> {
 }
 
 fn holds(array: &MdArray, until: Until) -> Result<bool, Exit> {
-    let status = array.status()?.status;
-    let whole = status.legs.iter().all(|leg| leg.disk == "UpToDate");
-    Ok(whole == (until == Until::InSync))
+    Ok(array.is_whole()? == (until == Until::InSync))
 }
 
 /// How long a look into the future goes at most.
