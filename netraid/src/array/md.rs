@@ -250,6 +250,19 @@ impl MdArray {
         })
     }
 
+    /// A file system must not change a page while it is being written: one leg would get the page as it was, another as
+    /// it is. Both writes end well, the bits are dropped, and a power loss before the page is written again leaves legs
+    /// that differ with nothing marked. To be set before anything is mounted.
+    ///
+    /// Kernels from 5.9 can be told; before, there is no such attribute.
+    fn stable_pages(&self) -> Option<Step> {
+        let block = self.machine.sysfs.join("block").join(&self.name);
+        let file = block.join("queue/stable_writes");
+        let known = self.machine.dry_run || file.exists();
+        let value = "1".to_owned();
+        known.then_some(Step::Attribute { file, value })
+    }
+
     fn speed_steps(&self, speed: Speed) -> Vec<Step> {
         let limits = [
             ("sync_speed_max", speed.most),
