@@ -3,6 +3,7 @@
 //! Each node is a User-Mode Linux kernel with its own name, address and disks, and sees the host's files read-only. A
 //! test that needs such nodes calls [`scenario`]; people who want to look around run `make lab-shell`.
 
+pub mod acknowledged;
 mod available;
 mod channel;
 mod control;
