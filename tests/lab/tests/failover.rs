@@ -11,7 +11,7 @@ const BULK: &str =
 
 #[test]
 fn after_a_power_loss_of_the_source_every_acknowledged_write_is_there() {
-    scenario(Lab::builder().nodes(2), |lab| there_and_back(lab));
+    scenario(Lab::builder().nodes(2), there_and_back);
 }
 
 #[test]
