@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::command::Order;
 use super::step::Step;
+use super::sysfs::Member;
 use super::{MdArray, slot_of, start};
 use crate::array::disk::{Access, Disk};
 use crate::array::leg::{self, Leg, LegError};
@@ -54,6 +55,17 @@ pub struct Plan {
 impl MdArray {
     pub(super) fn add_leg(&self, request: &NewLeg) -> Result<Added, ArrayError> {
         let location = PathBuf::from(&request.location);
+        let members = self.view()?.members;
+        let own = |member: &&Member| member.path(&self.machine.dev) == self.local;
+        if members.iter().find(own).is_none_or(|own| own.is("faulty")) {
+            return Err(ArrayError::refused_with(
+                format!(
+                    "this node's own leg of mirror {} has failed: it does not know any more what others miss",
+                    self.tag
+                ),
+                "stop the mirror and start it on a node whose leg is in sync; add the others there",
+            ));
+        }
         let local = self.local_leg()?;
         let slot = slot_of(&local, &request.node)?;
         if slot == local.slot {
