@@ -3,12 +3,14 @@
 //! Every node keeps its leg on its first disk. The source attaches its targets with `nbd-client` and runs the array with
 //! `netraid array`; the targets export their disks with `nbd-server`. Device `/dev/nbdN` belongs to node N.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use md_format::Superblock;
 use serde_json::Value;
 
+use crate::disk::Disk;
 use crate::job::Job;
 use crate::lab::Lab;
 use crate::node::Node;
@@ -30,6 +32,9 @@ pub struct Mirror<'a> {
     pub source: usize,
     /// The numbers of the other nodes.
     pub targets: Vec<usize>,
+    /// The number of the disk that a node keeps its leg on, where it is not the first. It is exported on port 10808 and
+    /// so many.
+    pub disks: BTreeMap<usize, usize>,
     /// Words for `netraid array create`.
     pub create_words: String,
     /// Words for `netraid array start`.
@@ -45,6 +50,7 @@ impl<'a> Mirror<'a> {
             lab,
             source: 1,
             targets: (2..=lab.nodes().len()).collect(),
+            disks: BTreeMap::new(),
             create_words: "--chunk 64".to_owned(),
             start_words: String::new(),
             attach_words: "--timeout 3 --dead-timeout 3".to_owned(),
@@ -93,7 +99,8 @@ impl<'a> Mirror<'a> {
         nodes.sort_unstable();
         let names: Vec<String> = nodes.iter().map(|node| format!("node{node}")).collect();
         self.source_node().must(&format!(
-            "netraid array create --tag data --disk /dev/ubdb --nodes {} --node node{} {}",
+            "netraid array create --tag data --disk {} --nodes {} --node node{} {}",
+            self.disk(self.source).device(),
             names.join(","),
             self.source,
             self.create_words
@@ -107,7 +114,8 @@ impl<'a> Mirror<'a> {
     /// The command failed.
     pub fn start(&self) -> Result<()> {
         self.source_node().must(&format!(
-            "netraid array start --tag data --disk /dev/ubdb {}",
+            "netraid array start --tag data --disk {} {}",
+            self.disk(self.source).device(),
             self.start_words
         ))?;
         self.source_node().must(&format!(
@@ -116,15 +124,17 @@ impl<'a> Mirror<'a> {
         Ok(())
     }
 
-    /// Exports a target's disk, on port 10809.
+    /// Exports a target's disk, on port 10809 if it is the first.
     ///
     /// # Errors
     /// The server does not listen.
     pub fn export(&self, target: usize) -> Result<Job> {
         let node = self.lab.node(target);
         let server = node.spawn(&format!(
-            "exec nbd-server --export data=/dev/ubdb --listen {}:10809 --print-ready",
-            node.ip()
+            "exec nbd-server --export data={} --listen {}:{} --print-ready",
+            self.disk(target).device(),
+            node.ip(),
+            self.port(target)
         ))?;
         server.wait_for("listening", SOON)?;
         Ok(server)
@@ -136,9 +146,10 @@ impl<'a> Mirror<'a> {
     /// The command failed.
     pub fn attach(&self, target: usize) -> Result<()> {
         self.source_node().must(&format!(
-            "nbd-client attach {} nbd://{}/data /dev/nbd{target}",
+            "nbd-client attach {} nbd://{}:{}/data /dev/nbd{target}",
             self.attach_words,
-            self.lab.node(target).ip()
+            self.lab.node(target).ip(),
+            self.port(target)
         ))?;
         Ok(())
     }
@@ -149,9 +160,10 @@ impl<'a> Mirror<'a> {
     /// The device is not attached.
     pub fn attach_watched(&self, target: usize) -> Result<Job> {
         let watcher = self.source_node().spawn(&format!(
-            "exec nbd-client attach --watch --json {} nbd://{}/data /dev/nbd{target}",
+            "exec nbd-client attach --watch --json {} nbd://{}:{}/data /dev/nbd{target}",
             self.attach_words,
-            self.lab.node(target).ip()
+            self.lab.node(target).ip(),
+            self.port(target)
         ))?;
         watcher.wait_for("\"attached\"", SOON)?;
         Ok(watcher)
@@ -296,7 +308,7 @@ impl<'a> Mirror<'a> {
     /// # Errors
     /// Those of `work`.
     pub fn written_to(&self, node: usize, work: impl FnOnce() -> Result<()>) -> Result<u64> {
-        let disk = self.lab.node(node).disk(1);
+        let disk = self.disk(node);
         let before = disk.counts()?.written_bytes;
         work()?;
         Ok(disk.counts()?.written_bytes - before)
@@ -307,14 +319,14 @@ impl<'a> Mirror<'a> {
     /// # Errors
     /// The first difference.
     pub fn check_equal(&self) -> Result<()> {
-        let (first, length) = data_of(self.source_node())?;
+        let (first, length) = data_of(self.disk(self.source))?;
         for target in &self.targets {
-            let node = self.lab.node(*target);
-            let (offset, size) = data_of(node)?;
+            let disk = self.disk(*target);
+            let (offset, size) = data_of(disk)?;
             ensure!(size == length, "node{target}'s leg has another size");
-            let left = (self.source_node().disk(1), first);
+            let left = (self.disk(self.source), first);
             self.lab
-                .legs_equal(left, (node.disk(1), offset), length)
+                .legs_equal(left, (disk, offset), length)
                 .with_context(|| format!("legs of node{} and node{target}", self.source))?;
         }
         Ok(())
@@ -333,11 +345,20 @@ impl<'a> Mirror<'a> {
     pub fn source_node(&self) -> &'a Node {
         self.lab.node(self.source)
     }
+
+    /// Where a node keeps its leg.
+    pub fn disk(&self, node: usize) -> &'a Disk {
+        let number = self.disks.get(&node).copied().unwrap_or(1);
+        self.lab.node(node).disk(number)
+    }
+
+    fn port(&self, node: usize) -> usize {
+        10808 + self.disks.get(&node).copied().unwrap_or(1)
+    }
 }
 
 /// Where the data of a node's leg begins on its disk, and how long it is, in bytes.
-fn data_of(node: &Node) -> Result<(u64, u64)> {
-    let disk = node.disk(1);
+fn data_of(disk: &Disk) -> Result<(u64, u64)> {
     // Version 1.2 has its superblock at 4 KiB; version 1.0 at least 8 KiB before the end, at a multiple of 4 KiB.
     let behind = (disk.size() / 512 - 16) & !7;
     for at in [4096, behind * 512] {
@@ -345,5 +366,5 @@ fn data_of(node: &Node) -> Result<(u64, u64)> {
             return Ok((superblock.data_offset * 512, superblock.size * 512));
         }
     }
-    bail!("no leg of a mirror on the disk of {}", node.name())
+    bail!("no leg of a mirror on {}", disk.image().display())
 }
