@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use netraid_lab::acknowledged::{Writer, check};
 use netraid_lab::mirror::{DEVICE, Mirror, RESYNC, SOON};
-use netraid_lab::{Failing, Lab, scenario, wait_until};
+use netraid_lab::{Disk, Failing, Lab, scenario, wait_until};
 use serde_json::Value;
 
 /// All of a disk but the metadata in front.
@@ -98,44 +98,17 @@ fn a_source_whose_disk_takes_no_writes_goes_on_with_its_target_alone() {
 }
 
 #[test]
-fn a_target_whose_disk_fails_is_expelled_and_the_status_says_why() {
-    for what in ["writes", "flushes"] {
-        scenario(Lab::builder().nodes(2), |lab| {
-            let mirror = Mirror::of(lab);
-            let writer = make_and_write(&mirror)?;
-            let disk = lab.node(2).disk(1);
-            match what {
-                "writes" => disk.fail(DATA, Failing::Writes)?,
-                _ => disk.fail_flushes()?,
-            }
-            mirror.wait_lost(2, SOON)?;
-            let leg = leg_of(&mirror.status()?, 2)?;
-            ensure!(
-                leg["status"] == "Unknown"
-                    && leg["reason"].to_string().contains("a write to it failed"),
-                "no reason is shown: {leg}"
-            );
-            let shown = lab.node(1).must("netraid array status --tag data")?;
-            ensure!(
-                shown.contains("a write to it failed"),
-                "people are not told why:\n{shown}"
-            );
-            writer.wait_more(40, SOON)?;
-            disk.heal()?;
-            // A server that has lost writes owns up to it until it opens the disk anew.
-            lab.node(2)
-                .must("pkill -x nbd-server && while pgrep -x nbd-server; do sleep 0.05; done")?;
-            mirror.export(2)?;
-            let added = mirror.take_back(2)?;
-            ensure!(added["full"] == false, "resynced in full: {added}");
-            mirror.wait_whole()?;
-            let told = writer.stop()?;
-            check(lab.node(1), "/mnt/told", told)?;
-            lab.node(1)
-                .must(&format!("umount /mnt && e2fsck -fn {DEVICE}"))?;
-            mirror.stop_and_compare()
-        });
-    }
+fn a_target_whose_disk_fails_writes_is_expelled_and_the_status_says_why() {
+    scenario(Lab::builder().nodes(2), |lab| {
+        expelled(lab, |disk| disk.fail(DATA, Failing::Writes))
+    });
+}
+
+#[test]
+fn a_target_whose_disk_fails_flushes_is_expelled_and_the_status_says_why() {
+    scenario(Lab::builder().nodes(2), |lab| {
+        expelled(lab, Disk::fail_flushes)
+    });
 }
 
 #[test]
@@ -199,6 +172,39 @@ fn one_node_keeps_the_legs_of_three_sources_and_takes_over_from_one_of_them() {
         }
         Ok(())
     });
+}
+
+/// The target's disk fails under load, and is taken back when it works again.
+fn expelled(lab: &Lab, fail: impl FnOnce(&Disk) -> Result<()>) -> Result<()> {
+    let mirror = Mirror::of(lab);
+    let writer = make_and_write(&mirror)?;
+    let disk = lab.node(2).disk(1);
+    fail(disk)?;
+    mirror.wait_lost(2, SOON)?;
+    let leg = leg_of(&mirror.status()?, 2)?;
+    ensure!(
+        leg["status"] == "Unknown" && leg["reason"].to_string().contains("a write to it failed"),
+        "no reason is shown: {leg}"
+    );
+    let shown = lab.node(1).must("netraid array status --tag data")?;
+    ensure!(
+        shown.contains("a write to it failed"),
+        "people are not told why:\n{shown}"
+    );
+    writer.wait_more(40, SOON)?;
+    disk.heal()?;
+    // A server that has lost writes owns up to it until it opens the disk anew.
+    lab.node(2)
+        .must("pkill -x nbd-server && while pgrep -x nbd-server; do sleep 0.05; done")?;
+    mirror.export(2)?;
+    let added = mirror.take_back(2)?;
+    ensure!(added["full"] == false, "resynced in full: {added}");
+    mirror.wait_whole()?;
+    let told = writer.stop()?;
+    check(lab.node(1), "/mnt/told", told)?;
+    lab.node(1)
+        .must(&format!("umount /mnt && e2fsck -fn {DEVICE}"))?;
+    mirror.stop_and_compare()
 }
 
 /// A mirror of one of the first three nodes, with its leg on the disk of the fourth that has the same number.

@@ -27,6 +27,7 @@ fn a_target_that_dies_in_the_middle_of_a_resync_is_resynced_later() {
         lab.node(2).start()?;
         mirror.drop_leg(2)?;
         full_speed(mirror)?;
+        mirror.export(2)?;
         bring_back(mirror, 2)?;
         let told = writer.stop()?;
         verify(mirror, told)
