@@ -32,6 +32,8 @@ pub struct FileDevice {
 
 struct Inner {
     file: File,
+    /// A block device again, for long writes past the page cache.
+    direct: Option<File>,
     geometry: Geometry,
     /// Opened: until when (in microseconds since then) writes are expected to wait for the disk.
     opened: Instant,
@@ -48,9 +50,10 @@ struct Inner {
 }
 
 impl FileDevice {
-    fn new(file: File, geometry: Geometry) -> FileDevice {
+    fn new(file: File, direct: Option<File>, geometry: Geometry) -> FileDevice {
         let inner = Inner {
             file,
+            direct,
             geometry,
             opened: Instant::now(),
             slow_until: AtomicU64::new(0),
@@ -246,7 +249,8 @@ const SLOW: Duration = Duration::from_millis(1);
 const WARY: Duration = Duration::from_millis(100);
 /// Trims, zeroes and prefetches up to this many bytes are done at once.
 const SMALL: u64 = 1 << 20;
-/// Writes from this many bytes on take longer than it takes to wake a worker.
+/// Writes from this many bytes on take longer than it takes to wake a worker; those to a block device go past the page
+/// cache, which would have to write them anyway and hold nothing that is read again soon.
 const LONG: usize = 128 << 10;
 const DETACH: usize = 64 << 10;
 

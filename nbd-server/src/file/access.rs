@@ -1,16 +1,18 @@
 //! The accesses themselves: each loops until it is complete or has failed.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::Ordering;
 
+use linux_sys::buffer::ALIGNMENT;
 use linux_sys::file::{read_cached, write_durable};
 use nbd_protocol::command::{Answer, Errno, Failure, Outcome};
 use nix::fcntl::{FallocateFlags, PosixFadviseAdvice, fallocate, posix_fadvise};
 use nix::libc;
 
-use crate::file::Inner;
+use crate::file::{Inner, LONG};
 
 impl Inner {
     /// Reads what the page cache has; returns how many bytes from the front that is.
@@ -52,22 +54,43 @@ impl Inner {
             })
     }
 
+    pub(super) fn write(&self, offset: u64, data: &[u8]) -> Outcome {
+        let written = match &self.direct {
+            Some(direct) if is_for_direct(offset, data) => {
+                self.write_past_cache(direct, offset, data)
+            }
+            Some(_) => self.file.write_all_at(data, offset),
+            None => self.write_in_pieces(offset, data),
+        };
+        written.map_err(|error| failure("writing", offset, &error))?;
+        Ok(Answer::Done)
+    }
+
+    /// Long writes to a disk: no copy, and no memory of the machine for what its owner has cached already.
+    fn write_past_cache(&self, direct: &File, offset: u64, data: &[u8]) -> io::Result<()> {
+        match direct.write_all_at(data, offset) {
+            // A disk that wants more than pages: the page cache can.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                self.file.write_all_at(data, offset)
+            }
+            written => written,
+        }
+    }
+
     /// Writes into the page cache, in pieces that leave it quick to write to.
     ///
     /// One long write makes Linux keep what it wrote in one large folio, and a file system with buffer heads (ext4)
     /// walks all blocks of a folio at each later write to any of them: a 4 KiB write costs ten times as much then. Pieces
     /// cost little, because the copying outweighs the calls.
-    pub(super) fn write(&self, mut offset: u64, mut data: &[u8]) -> Outcome {
+    fn write_in_pieces(&self, mut offset: u64, mut data: &[u8]) -> io::Result<()> {
         while !data.is_empty() {
             let to_boundary = PIECE - offset % PIECE;
             let length = data.len().min(to_boundary as usize);
             let (piece, rest) = data.split_at(length);
-            self.file
-                .write_all_at(piece, offset)
-                .map_err(|error| failure("writing", offset, &error))?;
+            self.file.write_all_at(piece, offset)?;
             (data, offset) = (rest, offset + length as u64);
         }
-        Ok(Answer::Done)
+        Ok(())
     }
 
     pub(super) fn write_durable(&self, offset: u64, data: &[u8]) -> Outcome {
@@ -226,6 +249,15 @@ impl Inner {
         }
         Ok(())
     }
+}
+
+/// Whether direct I/O takes a write and gains by it: long, and whole pages on both sides.
+fn is_for_direct(offset: u64, data: &[u8]) -> bool {
+    let whole = |number: usize| number.is_multiple_of(ALIGNMENT);
+    data.len() >= LONG
+        && whole(data.len())
+        && whole(data.as_ptr().addr())
+        && offset.is_multiple_of(ALIGNMENT as u64)
 }
 
 /// What becomes of the space of a zeroed range.

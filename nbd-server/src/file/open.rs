@@ -83,6 +83,14 @@ impl FileDevice {
         }
         let file = options.open(path).map_err(failed)?;
         lock(&file, path, read_only)?;
+        let direct = if kind.is_block_device() && !read_only {
+            // Without O_EXCL: the claim above is this process's. Where it can't be had, the page cache does.
+            let mut options = OpenOptions::new();
+            options.write(true).custom_flags(libc::O_DIRECT);
+            options.open(path).ok()
+        } else {
+            None
+        };
         let metadata = file.metadata().map_err(failed)?;
         let size = if metadata.file_type().is_block_device() {
             block_device_size(file.as_fd()).map_err(failed)?
@@ -106,7 +114,7 @@ impl FileDevice {
             multi_connection: true,
             contexts: vec!["base:allocation".to_owned(), CONTEXT.to_owned()],
         };
-        Ok(FileDevice::new(file, geometry))
+        Ok(FileDevice::new(file, direct, geometry))
     }
 
     /// Reads only what is asked for, nothing beyond it (`POSIX_FADV_RANDOM`).
