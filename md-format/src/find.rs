@@ -56,7 +56,7 @@ pub fn find<E>(
     device: u64,
     mut read: impl FnMut(u64, usize) -> Result<Vec<u8>, E>,
 ) -> Result<Found, FindError<E>> {
-    let superblock = superblock(device, &mut read)?;
+    let superblock = find_superblock(device, &mut read)?;
     let Some(sector) = superblock.bitmap_sector() else {
         return Ok(Found {
             superblock,
@@ -99,9 +99,13 @@ pub fn find<E>(
     })
 }
 
-fn superblock<E>(
+/// Looks for the superblock alone.
+///
+/// # Errors
+/// As [`find`]; what the superblock points to is not looked at.
+pub fn find_superblock<E>(
     device: u64,
-    read: &mut impl FnMut(u64, usize) -> Result<Vec<u8>, E>,
+    mut read: impl FnMut(u64, usize) -> Result<Vec<u8>, E>,
 ) -> Result<Superblock, FindError<E>> {
     for version in [Version::V1_2, Version::V1_0] {
         let Some(sector) = version.sector(device / SECTOR) else {

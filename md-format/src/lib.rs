@@ -25,7 +25,7 @@ pub mod superblock;
 mod uuid;
 
 pub use bitmap::{BitmapError, BitmapSuperblock, DirtyBits};
-pub use find::{FindError, Found, FoundBitmap, find};
+pub use find::{FindError, Found, FoundBitmap, find, find_superblock};
 pub use format::{FormatError, NewLeg, NewMirror, Start};
 pub use layout::{Layout, LayoutError};
 pub use superblock::{Role, Superblock, SuperblockError};

@@ -12,6 +12,7 @@ mod attach;
 mod attribute;
 mod detach;
 mod driver;
+mod identity;
 mod message;
 mod plan;
 mod sysfs;

@@ -83,7 +83,7 @@ const ARROWS: [(&str, &[&str]); 10] = [
     ("md-format", &[]),
     ("flags", &[]),
     ("nbd-server", &["nbd-protocol", "linux-sys", "md-format"]),
-    ("nbd-client", &["nbd-protocol", "linux-sys"]),
+    ("nbd-client", &["nbd-protocol", "linux-sys", "md-format"]),
     (
         "netraid",
         &[

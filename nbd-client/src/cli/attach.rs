@@ -128,7 +128,7 @@ fn exit(target: &Target, error: &AttachError) -> Exit {
                 _ => exit,
             }
         }
-        AttachError::Differs { .. } => Exit::refused(error),
+        AttachError::Differs { .. } | AttachError::Identity(_) => Exit::refused(error),
         AttachError::Surplus { .. } | AttachError::Limit { .. } => Exit::failed(error),
     }
 }

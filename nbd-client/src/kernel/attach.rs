@@ -3,11 +3,13 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use nbd_protocol::session::Session;
 
 use super::driver::{Driver, DriverError};
+use super::identity::{self, IdentityError};
 use super::message::{ClientFlags, Connect};
 use super::plan::{Changed, Plan, Unfit};
 use super::sysfs::Tree;
@@ -36,8 +38,11 @@ pub struct AttachOptions {
     pub read_only: bool,
     /// Time for connecting and negotiating each socket.
     pub connect_timeout: Duration,
-    /// Who we are to a server that knows sessions; `None` makes up an identity.
+    /// Who we are to a server that knows sessions; `None`: the mirror whose leg the export is, or is to be, and else an
+    /// identity that is made up.
     pub session: Option<Session>,
+    /// The leg of this node, of the mirror whose leg the export is or is to be.
+    pub own_leg: Option<PathBuf>,
 }
 
 /// A device that was attached.
@@ -104,6 +109,9 @@ pub enum AttachError {
     /// The identifier can't be shown on one line of sysfs.
     #[error("an identifier has 1 to 1024 bytes and no control characters")]
     Identifier,
+    /// It can't be said who we are.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
     /// The driver refused.
     #[error(transparent)]
     Driver(#[from] DriverError),
@@ -142,9 +150,16 @@ pub fn attach(
     }
     let session = match options.session {
         Some(session) => session,
-        None => Session {
-            client: random_identity().map_err(OpenError::Thread)?,
-            generation: 1,
+        None => match identity::of_mirror(
+            target,
+            &connection_options(&options),
+            options.own_leg.as_deref(),
+        )? {
+            Some(session) => session,
+            None => Session {
+                client: random_identity().map_err(OpenError::Thread)?,
+                generation: 1,
+            },
         },
     };
     let (first, export) = dial(target, &options, session)?;
@@ -193,11 +208,8 @@ pub(super) fn dial(
     session: Session,
 ) -> Result<(OwnedFd, Export), AttachError> {
     let connection = Options {
-        connect_timeout: options.connect_timeout,
-        // Also the time after which a silent peer's TCP connection is given up.
-        request_timeout: Some(options.timeout),
         session: Some(session),
-        ..Options::default()
+        ..connection_options(options)
     };
     let (socket, export, surplus) = open_bare(target, &connection)?;
     if surplus > 0 {
@@ -207,6 +219,15 @@ pub(super) fn dial(
         });
     }
     Ok((socket, export))
+}
+
+fn connection_options(options: &AttachOptions) -> Options {
+    Options {
+        connect_timeout: options.connect_timeout,
+        // Also the time after which a silent peer's TCP connection is given up.
+        request_timeout: Some(options.timeout),
+        ..Options::default()
+    }
 }
 
 fn hand_over(

@@ -338,14 +338,11 @@ impl Watcher<'_> {
             ) {
                 Ok(true) => *old = socket,
                 Ok(false) => {
-                    let reason = "the kernel did not take a new socket".to_owned();
-                    return Ok(Attempt::Later(Event::Unreachable {
-                        reason,
-                        again_in: Duration::ZERO,
-                    }));
+                    return Ok(self.not_taken("the kernel did not take a new socket".to_owned()));
                 }
                 Err(error) if is_detached(&error) => return Ok(Attempt::Detached),
-                Err(error) => return Err(error.into()),
+                // Out of memory, say. The next attempt may do better; without a watcher the leg would be lost.
+                Err(error) => return Ok(self.not_taken(error.to_string())),
             }
             replaced += 1;
         }
@@ -359,6 +356,15 @@ impl Watcher<'_> {
             session: self.attached.session,
         });
         Ok(Attempt::Done)
+    }
+
+    /// A new socket is not in place: the time goes on running.
+    fn not_taken(&mut self, reason: String) -> Attempt {
+        self.patience.lost(Instant::now());
+        Attempt::Later(Event::Unreachable {
+            reason,
+            again_in: Duration::ZERO,
+        })
     }
 
     /// New sockets of a new generation that lead to the same disk.

@@ -83,6 +83,12 @@ impl FileDevice {
         }
         let file = options.open(path).map_err(failed)?;
         lock(&file, path, read_only)?;
+        if kind.is_block_device() {
+            // Whoever used it before (a kernel's md, past the page cache) may have left old pages behind, and whoever
+            // else has it open keeps them there. What can't be dropped is in use by a writer, and that is refused above.
+            file.sync_all().map_err(failed)?;
+            let _ = posix_fadvise(file.as_fd(), 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+        }
         let direct = if kind.is_block_device() && !read_only {
             // Without O_EXCL: the claim above is this process's. Where it can't be had, the page cache does.
             let mut options = OpenOptions::new();

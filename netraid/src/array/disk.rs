@@ -92,6 +92,9 @@ impl Disk {
                 )),
                 std::fs::TryLockError::Error(error) => failed(error),
             })?;
+            // Whoever had it before may have left writes in the page cache, and they stay there while anybody has the disk
+            // open: md would neither see them nor keep them from overwriting its own later.
+            file.sync_all().map_err(failed)?;
         }
         let size = match kind.is_block_device() {
             true => block_device_size(file.as_fd()).map_err(failed)?,

@@ -10,6 +10,7 @@ use flags::{
 use super::disk::{Disk, DiskError};
 use crate::md::bitmap::Trust;
 use crate::md::layout::{RECORD_SLOT, records_without_bitmap};
+use crate::md::superblock::Features;
 use crate::md::{
     BitmapError, BitmapSuperblock, DirtyBits, FindError, LayoutError, Role, SECTOR, Superblock,
     SuperblockError, find,
@@ -109,8 +110,10 @@ impl Leg {
         if legs == 0 || legs as usize > SLOTS {
             return Err(LegError::Legs(legs));
         }
-        let slot = match superblock.role() {
-            Role::Active(place) if u32::from(place) < legs => usize::from(place),
+        let place = match superblock.role() {
+            Role::Active(place) if u32::from(place) < legs => Some(usize::from(place)),
+            // The kernel writes this when it has taken a leg and not yet given it its place; then the record knows.
+            Role::Spare => None,
             other => return Err(LegError::Role(other)),
         };
         let records = match &found.bitmap {
@@ -124,7 +127,14 @@ impl Leg {
             trust: bitmap.trust,
         });
         let records = records.ok_or(LegError::NoRoom)?;
-        let record = read_record(disk, records, &superblock, slot)?;
+        let stored = stored_record(disk, records, &superblock)?;
+        let known = stored.as_ref().map(|record| usize::from(record.node_id));
+        let slot = place.or(known.filter(|&slot| slot < legs as usize));
+        let slot = slot.ok_or(LegError::Role(Role::Spare))?;
+        let record = match stored {
+            Some(record) => record,
+            None => made_up_record(&superblock, slot)?,
+        };
         Ok(Leg {
             superblock,
             bitmap,
@@ -193,10 +203,15 @@ impl Leg {
             .collect()
     }
 
-    /// Dirty ranges in bytes of the mirror; all of it without a bitmap.
+    /// Dirty ranges in bytes of the mirror; all of it without a bitmap, or where a full recovery was not finished: that
+    /// follows a position and not the bitmap, whose bits then say nothing about the rest.
     pub fn dirty(&self) -> Vec<Range<u64>> {
         let size = self.size();
+        let features = self.superblock.features;
+        let full_recovery = features.contains(Features::RECOVERY_OFFSET)
+            && !features.contains(Features::RECOVERY_BITMAP);
         match &self.bitmap {
+            _ if full_recovery => std::iter::once(0..size).collect(),
             None => std::iter::once(0..size).collect(),
             Some(bitmap) => {
                 let chunk = u64::from(bitmap.header.chunk);
@@ -281,23 +296,24 @@ pub fn generations(record: &StateRecord) -> Generations {
     generations
 }
 
-fn read_record(
+/// The leg's record; `None` if it has none, or one that is left over from an earlier mirror on the same disk.
+fn stored_record(
     disk: &Disk,
     at: [u64; 2],
     superblock: &Superblock,
-    slot: usize,
-) -> Result<StateRecord, LegError> {
+) -> Result<Option<StateRecord>, LegError> {
     debug_assert_eq!(at[1] - at[0], RECORD_SLOT);
     let first = disk.read(at[0], RECORD_BYTES)?;
     let second = disk.read(at[1], RECORD_BYTES)?;
-    if first.iter().chain(&second).any(|byte| *byte != 0) {
-        let chosen = decode_pair(&first, &second)?.record;
-        // Otherwise it is left over from an earlier mirror on the same disk.
-        if chosen.array == superblock.set_uuid.0 {
-            return Ok(chosen);
-        }
+    if first.iter().chain(&second).all(|byte| *byte == 0) {
+        return Ok(None);
     }
-    // No record: mdadm made the array. It has no generation, and so nothing is resynced in part to or from it.
+    let chosen = decode_pair(&first, &second)?.record;
+    Ok(Some(chosen).filter(|record| record.array == superblock.set_uuid.0))
+}
+
+/// No record: mdadm made the array. It has no generation, and so nothing is resynced in part to or from it.
+fn made_up_record(superblock: &Superblock, slot: usize) -> Result<StateRecord, LegError> {
     let names = (0..superblock.raid_disks as usize).map(|slot| NodeName::new(format!("leg{slot}")));
     let names = names.collect::<Result<Vec<_>, _>>()?;
     record(superblock, slot, &names, &Generations::default(), 0)

@@ -390,6 +390,8 @@ impl Array for MdArray {
                 "netraid array add --full copies everything when it is added",
             ));
         };
+        // Before a leg is given up for it.
+        self.check_local()?;
         self.drop_member(&member)?;
         self.add_leg(&NewLeg {
             node: node.to_owned(),

@@ -1,5 +1,6 @@
 //! What the command line may say about block devices of the kernel.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
@@ -76,10 +77,14 @@ pub(crate) struct Attach {
     #[arg(long)]
     read_only: bool,
     /// Who we are to a server that fences: a UUID, a colon and a generation that is higher than any that was
-    /// used before; each reconnection adds one, so leave gaps, such as 2^32 [default: made up, so that only connections of this attach
-    /// are fenced]
+    /// used before; each reconnection adds one, so leave gaps, such as 2^32 [default: the array and its events if the
+    /// export is a leg of a mirror, otherwise made up, so that only connections of this attach are fenced]
     #[arg(long, value_name = "UUID:GENERATION", value_parser = parse_session)]
     session: Option<Session>,
+    /// This node's leg of the mirror whose leg the export is, or is to become: then the sources that attached it before
+    /// are fenced also when the export is blank
+    #[arg(long, value_name = "DISK", conflicts_with = "session")]
+    own_leg: Option<PathBuf>,
     /// Stay, and reconnect when links die
     #[arg(long)]
     pub(crate) watch: bool,
@@ -108,6 +113,7 @@ impl Attach {
             read_only: self.read_only,
             connect_timeout: timeout.min(Duration::from_secs(10)),
             session: self.session,
+            own_leg: self.own_leg.clone(),
         }
     }
 }

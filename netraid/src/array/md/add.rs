@@ -55,17 +55,7 @@ pub struct Plan {
 impl MdArray {
     pub(super) fn add_leg(&self, request: &NewLeg) -> Result<Added, ArrayError> {
         let location = PathBuf::from(&request.location);
-        let members = self.view()?.members;
-        let own = |member: &&Member| member.path(&self.machine.dev) == self.local;
-        if members.iter().find(own).is_none_or(|own| own.is("faulty")) {
-            return Err(ArrayError::refused_with(
-                format!(
-                    "this node's own leg of mirror {} has failed: it does not know any more what others miss",
-                    self.tag
-                ),
-                "stop the mirror and start it on a node whose leg is in sync; add the others there",
-            ));
-        }
+        self.check_local()?;
         let local = self.local_leg()?;
         let slot = slot_of(&local, &request.node)?;
         if slot == local.slot {
@@ -113,10 +103,49 @@ impl MdArray {
         // The kernel wants it for itself.
         drop(disk);
         let last = plan.steps.last();
-        last.map_or(Ok(()), |step| self.machine.perform(step))?;
+        let given = last.map_or(Ok(()), |step| self.machine.perform(step));
+        if let Err(ArrayError::Late(_)) = &given {
+            // If this fails, the first error is still the one to tell.
+            let _ = self.thaw();
+        }
+        given?;
         match self.machine.dry_run {
             true => Ok(plan.added),
             false => self.check_added(slot).map(|()| plan.added),
+        }
+    }
+
+    /// Whether the array still has the leg of this node that it had when it was looked up. What a leg says that the
+    /// kernel has expelled is old; and a kernel's name may have gone to another mirror meanwhile.
+    pub(super) fn check_local(&self) -> Result<(), ArrayError> {
+        let view = self.view()?;
+        let mut members = view.members.iter();
+        let member = members.find(|member| member.path(&self.machine.dev) == self.local);
+        match member {
+            Some(member) if !member.is("faulty") => Ok(()),
+            Some(_) => Err(ArrayError::refused_with(
+                format!(
+                    "this node's own leg of mirror {} has failed: it does not know any more what others miss",
+                    self.tag
+                ),
+                "stop the mirror and start it on a node whose leg is in sync; add the others there",
+            )),
+            None => Err(ArrayError::refused(format!(
+                "{} is not mirror {}'s any more; nothing was written",
+                self.name, self.tag
+            ))),
+        }
+    }
+
+    /// mdadm freezes the array while it adds a leg. One that was killed meanwhile leaves it so, and then nothing is ever
+    /// resynced; the next mdadm leaves it as it found it.
+    fn thaw(&self) -> Result<(), ArrayError> {
+        match self.view()?.action.as_str() {
+            "frozen" => self.machine.perform(&Step::Attribute {
+                file: self.attribute("sync_action"),
+                value: "idle".into(),
+            }),
+            _ => Ok(()),
         }
     }
 
@@ -186,6 +215,13 @@ impl MdArray {
             let path = member.path(&self.machine.dev);
             if path != self.local && !member.is("faulty") && member.slot.is_some() {
                 let leg = super::read_leg(&path)?;
+                if leg.superblock.set_uuid != present[0].1.superblock.set_uuid {
+                    return Err(ArrayError::refused(format!(
+                        "{} is a leg of another mirror, {}; nothing was written",
+                        path.display(),
+                        leg.tag()
+                    )));
+                }
                 present.push((path, leg));
             }
         }

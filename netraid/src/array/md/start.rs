@@ -8,7 +8,7 @@ use super::{Kernel, MdArray};
 use crate::array::disk::{Access, Disk};
 use crate::array::leg::{Leg, Write};
 use crate::array::{ArrayError, Start};
-use crate::md::superblock::{Features, Timestamp, WRITE_MOSTLY};
+use crate::md::superblock::{Features, Role, Timestamp, WRITE_MOSTLY};
 use crate::md::{DirtyBits, PAGE, SECTOR};
 use crate::mirror::generation::{Generation, Generations};
 
@@ -134,6 +134,8 @@ pub fn prepare(
         let recovering = Features::RECOVERY_OFFSET | Features::RECOVERY_BITMAP;
         superblock.features = superblock.features.without(recovering);
         superblock.recovery_offset = 0;
+        // The kernel may have left it before it had its place.
+        superblock.set_role(superblock.dev_number, Role::Active(leg.slot as u16));
     }
     if let Some(bitmap) = &leg.bitmap {
         let mut header = bitmap.header.clone();

@@ -259,6 +259,41 @@ fn a_blank_disk_is_filled_completely_and_laid_out_without_a_bad_block_log() {
 }
 
 #[test]
+fn a_leg_that_the_kernel_took_without_giving_it_its_place_is_known_and_started_by_nobody() {
+    let scene = Scene::in_sync();
+    scene.write_alone("source", 3..5);
+    let plan = scene.plan(&request()).unwrap();
+    plan.steps.iter().for_each(|step| scene.perform(step));
+    // That is the kernel's first superblock of a leg that it was given; the bitmap comes with the second.
+    let disk = Disk::open(&scene.path("target"), Access::Write).unwrap();
+    let mut superblock = Leg::read(&disk).unwrap().superblock;
+    let recovering = Features::RECOVERY_OFFSET | Features::RECOVERY_BITMAP;
+    superblock.features = superblock.features.without(recovering);
+    superblock.events += 1;
+    superblock.updated = Timestamp::from_seconds(now().seconds);
+    superblock.set_role(1, Role::Spare);
+    disk.write(superblock.super_offset * SECTOR, &superblock.encode())
+        .unwrap();
+    let leg = scene.leg("target").unwrap();
+    assert!(leg.slot == 1 && !leg.is_consistent());
+    assert!(marked(&scene).test(3) && marked(&scene).test(4));
+    let again = scene.plan(&request()).unwrap();
+    assert_ne!(again.added.rule, "new leg");
+}
+
+#[test]
+fn of_a_leg_whose_full_recovery_was_not_finished_no_block_is_believed() {
+    let scene = Scene::in_sync();
+    let disk = Disk::open(&scene.path("target"), Access::Write).unwrap();
+    let mut superblock = Leg::read(&disk).unwrap().superblock;
+    superblock.features = superblock.features | Features::RECOVERY_OFFSET;
+    disk.write(superblock.super_offset * SECTOR, &superblock.encode())
+        .unwrap();
+    let leg = scene.leg("target").unwrap();
+    assert_eq!(bytes_in(&leg.dirty()), leg.size());
+}
+
+#[test]
 fn too_small_a_disk_is_refused_before_anything_is_written() {
     let scene = Scene::in_sync();
     let target = scene.path("target");
