@@ -11,13 +11,13 @@ use super::ArrayError;
 use super::disk::{Access, Disk};
 use super::filesystem::{self, FileSystem};
 use super::leg::{Write, encode_record, record};
-use super::md::start::now;
 use crate::md::format::{FormattedLeg, NewLeg, NewMirror, Start};
 use crate::md::superblock::{Features, Timestamp};
 use crate::md::{Layout, MdUuid, SECTOR};
 use crate::mirror::generation::{Generation, Generations, SLOTS};
 use crate::raid1::holds::holds;
 use crate::raid1::link::Link;
+use crate::raid1::metadata::now;
 
 /// What to make.
 #[derive(Clone, Debug)]

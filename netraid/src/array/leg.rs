@@ -17,6 +17,7 @@ use crate::md::{
 };
 use crate::mirror::departure::Witness;
 use crate::mirror::generation::{Generation, Generations, HISTORY, SLOTS};
+use crate::raid1::metadata;
 
 /// Why a disk is not a leg that can be used.
 #[derive(Debug, thiserror::Error)]
@@ -150,19 +151,8 @@ impl Leg {
             .bitmap
             .as_ref()
             .is_none_or(|bitmap| !bitmap.bits.is_clean() || bitmap.trust != Trust::Complete);
-        let active = self.superblock.roles.iter().filter_map(|role| match role {
-            Role::Active(place) if usize::from(*place) < SLOTS => Some(1_u8 << place),
-            _ => None,
-        });
-        Witness {
-            slot: self.slot,
-            array: self.superblock.set_uuid.0,
-            recorded: generations(&self.record),
-            slots: self.superblock.raid_disks as usize,
-            active: active.fold(0, |set, bit| set | bit),
-            kernel: written_by_the_kernel(&self.superblock),
-            dirty,
-        }
+        let recorded = generations(&self.record);
+        metadata::witness(&self.superblock, recorded, self.slot, dirty)
     }
 
     /// Whether the leg's data is one state that the mirror once had, so that it may be put into service.
@@ -230,11 +220,6 @@ impl Leg {
         let record = record(&self.superblock, self.slot, &names, generations, sequence)?;
         encode_record(&record, self.records)
     }
-}
-
-/// Whether the kernel or `mdadm` wrote this superblock: they know time in seconds, the embedded engine in microseconds.
-pub fn written_by_the_kernel(superblock: &Superblock) -> bool {
-    superblock.updated.micros == 0
 }
 
 /// Both copies of a record.

@@ -16,6 +16,7 @@ use crate::md::superblock::{Features, Role, Timestamp, WRITE_MOSTLY};
 use crate::md::{
     BitmapError, BitmapSuperblock, Layout, LayoutError, PAGE, SECTOR, Superblock, SuperblockError,
 };
+use crate::mirror::departure::Witness;
 use crate::mirror::generation::{Generation, Generations, HISTORY, SLOTS};
 use crate::raid1::chunks::ChunkSet;
 use crate::raid1::engine::{Shape, Update};
@@ -161,9 +162,13 @@ impl Metadata {
         };
         let slot = slot.ok_or_else(|| MetadataError::Role(format!("{:?}", superblock.role())))?;
         let record = read_record(link, &layout, &superblock, slot, patience)?;
+        let mut leg_record = leg_record(&record);
+        let (recorded, number) = (leg_record.generations, slot.number());
+        leg_record.generations =
+            witness(&superblock, recorded, number, !dirty.is_empty()).generations();
         let image = LegImage {
             superblock: super_state(&superblock),
-            record: leg_record(&record),
+            record: leg_record,
             dirty,
         };
         Ok((
@@ -341,7 +346,36 @@ pub fn now() -> Timestamp {
         .unwrap_or_default();
     Timestamp {
         seconds: since.as_secs(),
-        micros: since.subsec_micros(),
+        // Never a whole second, which is the mark of the kernel's superblocks.
+        micros: since.subsec_micros().max(1),
+    }
+}
+
+/// Whether the kernel's md wrote a superblock last: it counts whole seconds, and we never do (see [`now`]).
+fn written_by_the_kernel(superblock: &Superblock) -> bool {
+    superblock.updated.micros == 0
+}
+
+/// What a leg knows of departures: with it, what the kernel wrote without other legs since the record was written gets a
+/// name. Else two legs that it ran alone would pass for equals.
+pub fn witness(
+    superblock: &Superblock,
+    recorded: Generations,
+    slot: usize,
+    dirty: bool,
+) -> Witness {
+    let active = superblock.roles.iter().filter_map(|role| match role {
+        Role::Active(place) if usize::from(*place) < SLOTS => Some(1_u8 << place),
+        _ => None,
+    });
+    Witness {
+        slot,
+        array: superblock.set_uuid.0,
+        recorded,
+        slots: superblock.raid_disks as usize,
+        active: active.fold(0, |set, bit| set | bit),
+        kernel: written_by_the_kernel(superblock),
+        dirty,
     }
 }
 

@@ -98,9 +98,7 @@ fn a_write_held_up_in_the_network_past_the_timeout_does_not_replace_a_newer_one(
             Ok(is_empty(source)?.then_some(()))
         })?;
         // What came with them is done: the server answers on the new link what is asked for after it.
-        source.must(&format!(
-            "dd if=/dev/nbd2 of=/dev/null bs=4k count=1 iflag=direct status=none"
-        ))?;
+        source.must("dd if=/dev/nbd2 of=/dev/null bs=4k count=1 iflag=direct status=none")?;
         ensure!(mirror.leg(2)? == "Target", "the leg was lost");
         holds_the_newer_one(&mirror)
     });

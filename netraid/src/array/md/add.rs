@@ -9,8 +9,7 @@ use std::time::Duration;
 
 use super::command::Order;
 use super::step::Step;
-use super::sysfs::Member;
-use super::{MdArray, slot_of, start};
+use super::{MdArray, slot_of};
 use crate::array::disk::{Access, Disk};
 use crate::array::leg::{self, Leg, LegError};
 use crate::array::{Added, ArrayError, NewLeg, bytes_in};
@@ -91,7 +90,7 @@ impl MdArray {
             size: disk.size(),
             found: found.as_ref(),
             uuid: MdUuid(*uuid::Uuid::new_v4().as_bytes()),
-            now: start::now(),
+            now: crate::raid1::metadata::now(),
         };
         let plan = plan(&situation, request)?;
         for step in &plan.steps {

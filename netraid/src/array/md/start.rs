@@ -11,6 +11,7 @@ use crate::array::{ArrayError, Start};
 use crate::md::superblock::{Features, Role, Timestamp, WRITE_MOSTLY};
 use crate::md::{DirtyBits, PAGE, SECTOR};
 use crate::mirror::generation::{Generation, Generations};
+use crate::raid1::metadata::now;
 
 impl Kernel {
     pub(super) fn start_array(&self, start: &Start) -> Result<MdArray, ArrayError> {
@@ -168,13 +169,4 @@ pub fn prepare(
         all.push(("the superblock of a leg of this node", vec![(at, bytes)]));
     }
     Ok(all)
-}
-
-/// The time of day, never in whole seconds: those are the mark of the kernel's own superblocks.
-pub fn now() -> Timestamp {
-    let now = crate::raid1::metadata::now();
-    Timestamp {
-        micros: now.micros.max(1),
-        ..now
-    }
 }

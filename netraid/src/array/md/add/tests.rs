@@ -4,8 +4,8 @@
 use super::*;
 use crate::array::create::{Creation, create};
 use crate::array::leg::Leg;
-use crate::array::md::start::now;
 use crate::mirror::generation::Verdict;
+use crate::raid1::metadata::now;
 use std::fs;
 
 const DISK: u64 = 8 << 20;
@@ -310,4 +310,23 @@ fn too_small_a_disk_is_refused_before_anything_is_written() {
     };
     let error = plan(&situation, &request()).unwrap_err();
     assert!(matches!(error, ArrayError::Refused { .. }), "{error}");
+}
+
+#[test]
+fn the_embedded_engine_recognises_what_the_kernel_wrote_to_one_leg_alone() {
+    use crate::mirror::generation::{Verdict, decide};
+    let scene = Scene::in_sync();
+    let read = |name: &str| {
+        let device = nbd_server::file::FileDevice::open(scene.path(name), true).unwrap();
+        let link = crate::raid1::link::Link::Local(std::sync::Arc::new(device));
+        let patience = std::time::Duration::from_secs(5);
+        let (_, image) = crate::raid1::metadata::Metadata::read(&link, patience).unwrap();
+        image.record.generations
+    };
+    let verdict = || decide(&read("source"), 0, &read("target"), 1).verdict;
+    assert_eq!(verdict(), Verdict::Same);
+    scene.write_alone("source", 3..5);
+    assert!(matches!(verdict(), Verdict::ToPeer(_)), "{:?}", verdict());
+    scene.write_alone("target", 9..10);
+    assert_eq!(verdict(), Verdict::SplitBrain);
 }
