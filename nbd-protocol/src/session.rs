@@ -19,11 +19,20 @@
 //! Several connections of one client with the same generation belong together; a higher generation fences all lower
 //! ones.
 
+//!
+//! With that answer the server may send a second one, [`MEMORY_PREFIX`] and what names its memory. While it is the same,
+//! all writes that were ever answered are still there, flushed or not; when it has changed (the server's machine was
+//! restarted), writes that were answered but not flushed may be lost, and a client that reconnects must not go on as if
+//! they were not.
+
 use std::fmt;
 use std::str::FromStr;
 
 /// What every session query begins with.
 pub const SESSION_PREFIX: &str = "x-netraid:session:";
+
+/// What the name of a server's memory begins with.
+pub const MEMORY_PREFIX: &str = "x-netraid:memory:";
 
 /// A client and which of its lives this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -37,6 +37,8 @@ pub struct Export {
     pub contexts: Vec<Context>,
     /// The server understood our session and fences older ones.
     pub fenced: bool,
+    /// What names the server's memory of writes that were answered and not flushed; another name: they may be lost.
+    pub memory: Option<String>,
     /// The export's canonical name, if the server said one.
     pub name: Option<String>,
     /// The export's description, if the server gave one.
@@ -282,6 +284,7 @@ fn described(outcome: Outcome, options: &Options) -> Option<Export> {
         style: outcome.style,
         contexts,
         fenced: outcome.fenced,
+        memory: outcome.memory,
         name: export.name,
         description: export.description,
     })

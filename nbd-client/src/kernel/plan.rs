@@ -18,6 +18,8 @@ pub struct Plan {
     pub connections: usize,
     /// The server fences older connections of ours.
     pub fenced: bool,
+    /// What names the server's memory of writes that were not flushed, if it said so.
+    pub memory: Option<String>,
     /// Longest request in bytes that the server takes, if it named one.
     pub maximum_payload: Option<u32>,
     /// The export's canonical name, if the server said one.
@@ -108,6 +110,12 @@ pub enum Changed {
         "the server does not know sessions any more, so it would not drop what older connections left behind"
     )]
     Unfenced,
+    /// The server's machine was restarted, or is another one.
+    #[error(
+        "the server's machine was restarted: writes that it had answered but not flushed may be lost, so the device \
+         can't go on where it was"
+    )]
+    Forgot,
 }
 
 impl Plan {
@@ -161,6 +169,7 @@ impl Plan {
             flags,
             connections,
             fenced: export.fenced,
+            memory: export.memory.clone(),
             maximum_payload,
             name: export.name.clone(),
             description: export.description.clone(),
@@ -216,6 +225,9 @@ impl Plan {
         if self.fenced && !export.fenced {
             return Err(Changed::Unfenced);
         }
+        if self.memory.is_some() && export.memory != self.memory {
+            return Err(Changed::Forgot);
+        }
         Ok(())
     }
 }
@@ -245,6 +257,7 @@ mod tests {
             style: HeaderStyle::Simple,
             contexts: Vec::new(),
             fenced: true,
+            memory: Some("one".to_owned()),
             name: Some("disk".into()),
             description: None,
         }
@@ -356,5 +369,11 @@ mod tests {
             assert!(matches!(changed(change), Changed::Lacks(_)));
         }
         assert_eq!(changed(|export| export.fenced = false), Changed::Unfenced);
+        for change in [
+            (|export: &mut Export| export.memory = None) as fn(&mut Export),
+            |export| export.memory = Some("two".to_owned()),
+        ] {
+            assert_eq!(changed(change), Changed::Forgot);
+        }
     }
 }

@@ -64,6 +64,8 @@ pub struct Outcome {
     pub available_contexts: Vec<String>,
     /// The server confirmed the session: it fences older ones.
     pub fenced: bool,
+    /// What names the server's memory of writes that were not flushed, if it said so with the session.
+    pub memory: Option<String>,
     /// The exports, if the goal was [`Goal::List`].
     pub exports: Vec<ListedExport>,
     /// What the server refused on the way, for people.

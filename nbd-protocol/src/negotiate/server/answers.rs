@@ -9,7 +9,7 @@ use super::{
 use crate::number::{Info, Opt, Rep, TransmissionFlags};
 use crate::option::{InfoReply, InfoRequest, MetaRequest, OptionReply};
 use crate::request::HeaderStyle;
-use crate::session::Session;
+use crate::session::{MEMORY_PREFIX, Session};
 use crate::text;
 
 impl ServerHandshake {
@@ -188,6 +188,13 @@ impl ServerHandshake {
                 let reply = OptionReply::MetaContext { id: 0, name };
                 send(Opt::LIST_META_CONTEXT, &reply, output);
             }
+        }
+        if presented.is_some()
+            && let Some(memory) = exports.memory()
+        {
+            let name = format!("{MEMORY_PREFIX}{memory}");
+            let reply = OptionReply::MetaContext { id: 0, name };
+            send(Opt::LIST_META_CONTEXT, &reply, output);
         }
         let wanted = |name: &str| {
             let matches = |query: &String| {

@@ -63,6 +63,11 @@ pub trait ExportDirectory {
         let _ = (export, session);
         Ok(())
     }
+
+    /// What names the memory that holds writes which were answered and not flushed; `None` if that is not known.
+    fn memory(&self) -> Option<String> {
+        None
+    }
 }
 
 /// One export in a list.
