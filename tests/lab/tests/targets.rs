@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use netraid_lab::mirror::{DEVICE, Mirror, SOON};
-use netraid_lab::{Job, Lab, Load, scenario};
+use netraid_lab::{Job, Lab, Load, Node, scenario};
 use std::time::Duration;
 
 const MIB: u64 = 1 << 20;
@@ -119,6 +119,58 @@ fn a_stopped_server_whose_node_still_takes_packets_stalls_the_application_no_lon
         returns_with_what_it_missed(&mirror, 2 * MIB, || mirror.add(2))?;
         mirror.stop_and_compare()
     });
+}
+
+#[test]
+fn a_target_that_restarts_in_time_has_forgotten_what_was_not_flushed_and_is_resynced() {
+    scenario(Lab::builder().nodes(2), |lab| {
+        let mut mirror = Mirror::of(lab);
+        mirror.attach_words = "--timeout 1 --dead-timeout 10".to_owned();
+        let watch = mirror.make_watched()?.remove(0);
+        mirror.wait_clean()?;
+        // Answered, and in the memory of the target's kernel.
+        write_unflushed(lab.node(1), 10)?;
+        lab.node(2).crash()?;
+        lab.node(2).start()?;
+        mirror.export(2)?;
+        watch.wait_for("restarted", SOON)?;
+        lab.node(1).must(&format!("timeout 40 sync {DEVICE}"))?;
+        mirror.wait_lost(2, SOON)?;
+        mirror.take_back(2)?;
+        mirror.wait_whole()?;
+        mirror.stop_and_compare()
+    });
+}
+
+#[test]
+fn what_a_target_had_not_flushed_is_copied_also_if_its_loss_is_noticed_late() {
+    scenario(Lab::builder().nodes(2), |lab| {
+        let mut mirror = Mirror::of(lab);
+        // Longer than bits stay set: 2 s here, 5 to 10 s by default. So the source's are gone before it notices, but not
+        // the leg's own: it drops them when it has flushed what they stand for.
+        mirror.attach_words = "--timeout 10 --dead-timeout 0".to_owned();
+        mirror.make()?;
+        mirror.wait_clean()?;
+        write_unflushed(lab.node(1), 10)?;
+        lab.cut(1, 2)?;
+        mirror.wait_clean()?;
+        lab.node(2).crash()?;
+        lab.node(2).start()?;
+        lab.join(1, 2)?;
+        mirror.export(2)?;
+        write_unflushed(lab.node(1), 20)?;
+        mirror.wait_lost(2, SOON)?;
+        mirror.take_back(2)?;
+        mirror.wait_whole()?;
+        mirror.stop_and_compare()
+    });
+}
+
+/// 4 MiB from `mib` on, answered by all legs that are there, and flushed by none.
+fn write_unflushed(node: &Node, mib: u64) -> Result<()> {
+    let write = "dd if=/dev/urandom bs=64k count=64 oflag=direct conv=notrunc status=none";
+    node.must(&format!("{write} of={DEVICE} seek={}", mib * 16))?;
+    Ok(())
 }
 
 /// Ends the load; nothing that it wrote is missing, and no write took longer.
