@@ -191,6 +191,9 @@ fn local_member(view: &View) -> Option<&Member> {
     })
 }
 
+/// Of a queue: the longest discard.
+const DISCARD: &str = "discard_max_bytes";
+
 /// A mirror that the kernel runs.
 pub struct MdArray {
     machine: Machine,
@@ -250,16 +253,27 @@ impl MdArray {
         })
     }
 
-    /// A file system must not change a page while it is being written: one leg would get the page as it was, another as
-    /// it is. Both writes end well, the bits are dropped, and a power loss before the page is written again leaves legs
-    /// that differ with nothing marked. To be set before anything is mounted.
+    /// What keeps legs from becoming different with nothing marked; to be set before anything is mounted.
     ///
-    /// Kernels from 5.9 can be told; before, there is no such attribute.
-    fn stable_pages(&self) -> Option<Step> {
-        let block = self.machine.sysfs.join("block").join(&self.name);
-        let file = block.join("queue/stable_writes");
+    /// - A file system must not change a page while it is being written: one leg would get the page as it was, another as
+    ///   it is. Both writes end well, the bits are dropped, and a power loss before the page is written again leaves legs
+    ///   that differ. (Kernels before 5.9 have no such attribute.)
+    /// - Discards are not passed on: what a discarded range reads as is up to each disk, and md leaves out disks that
+    ///   can't discard.
+    fn queue_steps(&self) -> Vec<Step> {
+        let steps = [("stable_writes", "1"), (DISCARD, "0")];
+        steps
+            .iter()
+            .filter_map(|(name, value)| self.queue_step(&self.name, name, value))
+            .collect()
+    }
+
+    /// Sets an attribute of a block device's queue, if it has it.
+    fn queue_step(&self, device: &str, attribute: &str, value: &str) -> Option<Step> {
+        let block = self.machine.sysfs.join("block").join(device);
+        let file = block.join("queue").join(attribute);
         let known = self.machine.dry_run || file.exists();
-        let value = "1".to_owned();
+        let value = value.to_owned();
         known.then_some(Step::Attribute { file, value })
     }
 

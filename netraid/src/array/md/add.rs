@@ -99,6 +99,13 @@ impl MdArray {
             }
             self.machine.perform(step)?;
         }
+        // The array would discard again if its new leg could.
+        let name = std::fs::canonicalize(&location).unwrap_or_default();
+        let name = name.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with("nbd") {
+            let step = self.queue_step(&name, super::DISCARD, "0");
+            step.map_or(Ok(()), |step| self.machine.perform(&step))?;
+        }
         // The kernel wants it for itself.
         drop(disk);
         let last = plan.steps.last();
@@ -165,7 +172,7 @@ impl MdArray {
                 value: "writemostly".into(),
             })?;
         }
-        Ok(())
+        self.machine.perform_all(&self.queue_steps())
     }
 
     /// The leg of this mirror that the disk is, `None` if it is not one and may be overwritten.

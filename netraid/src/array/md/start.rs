@@ -72,9 +72,7 @@ impl Kernel {
                 ))
             })?,
         };
-        if let Some(step) = running.stable_pages() {
-            self.machine.perform(&step)?;
-        }
+        self.machine.perform_all(&running.queue_steps())?;
         self.machine
             .perform_all(&running.speed_steps(start.speed))?;
         Ok(running)
