@@ -146,7 +146,8 @@ impl<'a> Mirror<'a> {
     /// The command failed.
     pub fn attach(&self, target: usize) -> Result<()> {
         self.source_node().must(&format!(
-            "nbd-client attach --own-leg /dev/ubdb {} nbd://{}:{}/data /dev/nbd{target}",
+            "nbd-client attach --own-leg {} {} nbd://{}:{}/data /dev/nbd{target}",
+            self.disk(self.source).device(),
             self.attach_words,
             self.lab.node(target).ip(),
             self.port(target)
@@ -160,7 +161,8 @@ impl<'a> Mirror<'a> {
     /// The device is not attached.
     pub fn attach_watched(&self, target: usize) -> Result<Job> {
         let watcher = self.source_node().spawn(&format!(
-            "exec nbd-client attach --watch --json --own-leg /dev/ubdb {} nbd://{}:{}/data /dev/nbd{target}",
+            "exec nbd-client attach --watch --json --own-leg {} {} nbd://{}:{}/data /dev/nbd{target}",
+            self.disk(self.source).device(),
             self.attach_words,
             self.lab.node(target).ip(),
             self.port(target)
