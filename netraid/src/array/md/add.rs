@@ -440,7 +440,14 @@ impl Prepared {
             superblock.bblog_offset,
             superblock.bblog_shift,
         ) = (0, 0, 0);
-        superblock.events = local.superblock.events;
+        superblock.events = match whole {
+            Some(_) => local.superblock.events,
+            // Of an array without a bitmap the kernel takes a leg to its old place only if the leg's count is not behind
+            // its own (super_1_validate of drivers/md/md.c), and its own goes on with every change between clean and
+            // active. Nobody is misled by too high a count: the leg can't be started before it is recovered, and with
+            // its first superblock after that it has the array's.
+            None => local.superblock.events.saturating_add(EVENTS_MEANWHILE),
+        };
         superblock.resync_offset = local.superblock.resync_offset;
         superblock.raid_disks = local.superblock.raid_disks;
         superblock.roles = local.superblock.roles.clone();
@@ -555,6 +562,9 @@ fn in_chunks(bytes: &[Range<u64>], chunk: u64, chunks: u64) -> Vec<Range<u64>> {
         .collect()
 }
 
+/// Events that an array may have while a leg is prepared for it: some ten a second while an application writes now and
+/// then, for as long as a slow disk may need for the steps.
+const EVENTS_MEANWHILE: u64 = 1 << 10;
 /// Longest write of a bitmap, in bytes.
 const PIECE: usize = 1 << 20;
 /// Longest wait for a look at what a disk holds.

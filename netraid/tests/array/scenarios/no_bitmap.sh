@@ -11,6 +11,19 @@ array remove --tag data --node server2
 write 9 1
 array add --tag data --node server2 --leg /dev/ubdb --wait --timeout 60 | tee /run/added
 grep -q "in full" /run/added || fail "not in full"
+say "also if the array's count of events goes on while a leg is added"
+echo 0.005 >"/sys/block/$(basename "$(readlink -f /dev/md/data)")/md/safe_mode_delay"
+(while [ ! -e /run/enough ]; do
+	write 20 1
+	sleep 0.02
+done) &
+writer=$!
+for round in 1 2 3; do
+	array remove --tag data --node server2
+	array add --tag data --node server2 --leg /dev/ubdb --wait --timeout 60
+done
+touch /run/enough
+wait $writer
 array stop --tag data
 legs_equal /dev/ubda /dev/ubdb
 say "it stays a mirror without one"
