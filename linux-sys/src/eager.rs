@@ -11,12 +11,14 @@ use std::time::{Duration, Instant};
 pub struct Eager {
     /// So many waits in a row were short.
     prompt: u32,
+    /// So many more waits are not measured.
+    skip: u32,
 }
 
 impl Eager {
     /// Runs `look` until it gives something, for at most 50 microseconds and only if waits have been short lately.
     ///
-    /// `None` says that it is time to sleep; [`Eager::slept`] wants to know how that went.
+    /// `None` says that it is time to [`Eager::sleep`].
     pub fn look<T>(&mut self, mut look: impl FnMut() -> Option<T>) -> Option<T> {
         if self.prompt < ENOUGH {
             return None;
@@ -36,12 +38,26 @@ impl Eager {
         }
     }
 
+    /// Runs `sleep`, which waits for input, and learns from how long that took; not each time, because asking for the
+    /// time is a system call on machines whose clock the kernel keeps to itself.
+    pub fn sleep<T>(&mut self, sleep: impl FnOnce() -> T) -> T {
+        if self.skip > 0 {
+            self.skip -= 1;
+            return sleep();
+        }
+        let begun = Instant::now();
+        let slept = sleep();
+        self.slept(begun.elapsed());
+        slept
+    }
+
     /// Notes how long the waiter slept until its input came.
-    pub fn slept(&mut self, took: Duration) {
+    fn slept(&mut self, took: Duration) {
         if took <= PROMPT {
             self.prompt = (self.prompt + 1).min(ENOUGH);
         } else {
             self.prompt = 0;
+            self.skip = SKIP;
         }
     }
 }
@@ -52,6 +68,8 @@ const LIMIT: Duration = Duration::from_micros(50);
 const PROMPT: Duration = Duration::from_micros(100);
 /// So many prompt waits in a row begin the looking.
 const ENOUGH: u32 = 8;
+/// After a wait that was not prompt so many are not measured.
+const SKIP: u32 = 7;
 
 #[cfg(test)]
 mod tests {
@@ -74,8 +92,23 @@ mod tests {
     }
 
     #[test]
+    fn after_a_long_wait_the_clock_is_left_alone_for_some() {
+        let mut eager = Eager::default();
+        eager.slept(PROMPT * 2);
+        for _ in 0..SKIP {
+            eager.sleep(|| ());
+            assert_eq!(eager.prompt, 0);
+        }
+        eager.sleep(|| ());
+        assert_eq!(eager.prompt, 1, "this one was measured");
+    }
+
+    #[test]
     fn looking_ends_when_something_is_found_and_stops_after_it_was_in_vain() {
-        let mut eager = Eager { prompt: ENOUGH };
+        let mut eager = Eager {
+            prompt: ENOUGH,
+            ..Eager::default()
+        };
         let mut count = 0;
         let found = eager.look(|| {
             count += 1;

@@ -90,7 +90,7 @@ struct Connection {
     graceful: bool,
     /// For so many more segments the client is taken to have several requests under way.
     crowd: u32,
-    /// The last request kept this thread waiting for the disk.
+    /// The last requests kept this thread waiting for the disk.
     waited: bool,
 }
 
@@ -113,10 +113,6 @@ impl Connection {
 
     /// Waits for input, at least `bytes` in all.
     fn receive(&mut self, bytes: usize) -> Result<(), End> {
-        // After having kept the client waiting: is there more already? Then it does not wait for each single answer.
-        if std::mem::take(&mut self.waited) && self.input.poll(&self.line.socket)? {
-            self.crowd = CROWD;
-        }
         while self.input.buffer.len() < bytes {
             match self.input.fill(&self.line.socket, bytes) {
                 Ok(0) => return Err(self.end_of_input()),
@@ -185,12 +181,23 @@ impl Connection {
             alone = !self.line.socket.has_input();
         }
         set_may_wait(alone);
+        // What a disk is waited for by its nature needs no clock, nor does a write that keeps nobody waiting.
+        self.waited = self.segment.durable;
+        let watched = !alone || self.segment.reads;
         self.crowd = self.crowd.saturating_sub(1);
         let mut pending = std::mem::take(&mut self.segment.pending);
         let streaming = self.segment.streaming;
         self.segment.reset();
         let outcome = batch(|| {
-            let outcome = self.start_all(&mut pending, streaming);
+            let mut outcome = self.start_all(&mut pending, streaming, watched);
+            // The client was kept waiting: is there more already? Then it does not wait for each single answer.
+            if alone && self.waited && outcome.is_ok() {
+                outcome = self.input.poll(&self.line.socket).map(|more| {
+                    if more {
+                        self.crowd = CROWD;
+                    }
+                });
+            }
             // Before the batch ends, which would send without waiting.
             self.line.send_waiting();
             outcome
@@ -205,10 +212,12 @@ impl Connection {
         &mut self,
         pending: &mut [Option<crate::pending::Pending>],
         streaming: bool,
+        watched: bool,
     ) -> Result<(), End> {
         let mut outcome = Ok(());
-        let mut before = Instant::now();
-        for slot in pending {
+        let mut watch = watched.then(Instant::now);
+        let count = pending.len();
+        for (number, slot) in pending.iter_mut().enumerate() {
             let Some(pending) = slot.take() else {
                 continue;
             };
@@ -217,11 +226,13 @@ impl Connection {
             if streaming {
                 self.line.send_waiting();
             }
+            let last = number + 1 == count;
+            let Some(before) = watch else { continue };
             let now = Instant::now();
             let took = now - before;
-            before = now;
+            watch = Some(now);
             self.waited = took > WAITED;
-            if took > SLOW && outcome.is_ok() && self.peer_may_have_gone() {
+            if took > SLOW && !last && outcome.is_ok() && self.peer_may_have_gone() {
                 outcome = self.peer_closed();
             }
         }

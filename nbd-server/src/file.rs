@@ -38,6 +38,8 @@ struct Inner {
     /// Opened: until when (in microseconds since then) writes are expected to wait for the disk.
     opened: Instant,
     slow_until: AtomicU64,
+    /// Counts what was done on threads that others need.
+    watched: AtomicU64,
     /// A flush has failed. The kernel reports lost writes once and then forgets them; we do not.
     lost_writes: AtomicBool,
     /// Held exclusively by a flush and shared by durable writes, so that none of them can miss a loss of which another
@@ -57,6 +59,7 @@ impl FileDevice {
             geometry,
             opened: Instant::now(),
             slow_until: AtomicU64::new(0),
+            watched: AtomicU64::new(0),
             lost_writes: AtomicBool::new(false),
             syncing: RwLock::new(()),
             helping: AtomicBool::new(false),
@@ -99,10 +102,7 @@ impl FileDevice {
         work: impl FnOnce(&Inner) -> Outcome + Send + 'static,
     ) {
         if inline {
-            let begun = Instant::now();
-            let outcome = work(&self.inner);
-            self.inner.note_duration(begun.elapsed());
-            completion.complete(outcome);
+            completion.complete(self.inner.watch(|| work(&self.inner)));
         } else {
             let inner = Arc::clone(&self.inner);
             self.workers.run(move || completion.complete(work(&inner)));
@@ -211,20 +211,41 @@ impl BlockDevice for FileDevice {
 impl Inner {
     fn is_slow(&self) -> bool {
         let until = self.slow_until.load(Ordering::Relaxed);
-        until > 0 && micros(self.opened.elapsed()) < until
+        if until == 0 {
+            return false;
+        }
+        let slow = micros(self.opened.elapsed()) < until;
+        if !slow {
+            // The clock is not asked any more; whoever was told at this moment that it is slow says so again.
+            self.slow_until.store(0, Ordering::Relaxed);
+        }
+        slow
+    }
+
+    /// Runs what may wait for the disk on a thread that others need. If it did, the next ones are not run so. Only one
+    /// in [`WATCH`] is timed, because asking for the time is a system call on machines whose clock the kernel keeps to
+    /// itself.
+    fn watch<T>(&self, work: impl FnOnce() -> T) -> T {
+        if may_wait()
+            || !self
+                .watched
+                .fetch_add(1, Ordering::Relaxed)
+                .is_multiple_of(WATCH)
+        {
+            return work();
+        }
+        let begun = Instant::now();
+        let done = work();
+        if begun.elapsed() > SLOW {
+            let until = micros(self.opened.elapsed() + WARY);
+            self.slow_until.store(until, Ordering::Relaxed);
+        }
+        done
     }
 
     /// Whether the caller may be the one that hands a long write to a worker.
     fn start_helping(&self) -> bool {
         !self.helping.swap(true, Ordering::AcqRel)
-    }
-
-    /// Something that was done inline took this long: if it waited for the disk, the next ones should not.
-    fn note_duration(&self, took: Duration) {
-        if took > SLOW {
-            self.slow_until
-                .store(micros(self.opened.elapsed() + WARY), Ordering::Relaxed);
-        }
     }
 }
 
@@ -245,6 +266,8 @@ fn micros(duration: Duration) -> u64 {
 const MOST_WORKERS: usize = 16;
 /// What an access of the page cache never takes on a machine that is not overloaded.
 const SLOW: Duration = Duration::from_millis(1);
+/// One in so many accesses is timed.
+const WATCH: u64 = 4;
 /// How long writes are handed over after one was slow.
 const WARY: Duration = Duration::from_millis(100);
 /// Trims, zeroes and prefetches up to this many bytes are done at once.

@@ -8,7 +8,6 @@ use std::io::{self, IoSliceMut};
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::time::Instant;
 
 use linux_sys::buffer::Buffer;
 use linux_sys::eager::Eager;
@@ -220,13 +219,10 @@ impl Receiver {
             Err(nix::errno::Errno::EAGAIN) => None,
             other => Some(other),
         });
-        let begun = Instant::now();
         let got = loop {
-            let received = received.take().unwrap_or_else(|| {
-                let received = read(MsgFlags::empty());
-                self.eager.slept(begun.elapsed());
-                received
-            });
+            let received = received
+                .take()
+                .unwrap_or_else(|| self.eager.sleep(|| read(MsgFlags::empty())));
             match received {
                 Err(nix::errno::Errno::EINTR) => {}
                 Ok(got) => break got,

@@ -179,9 +179,8 @@ pub fn attach(
         sockets.push(socket);
     }
     let index = hand_over(driver, tree, &plan, &options, &identifier, &sockets)?;
-    if let Some(bytes) = plan.maximum_payload
-        && let Err(source) = tree.limit_requests(index, bytes)
-    {
+    let bytes = plan.maximum_payload.unwrap_or(u32::MAX).min(LONGEST);
+    if let Err(source) = tree.size_requests(index, bytes) {
         driver.disconnect(index)?;
         return Err(AttachError::Limit {
             index,
@@ -284,3 +283,6 @@ fn by(pid: Option<u32>, process: Option<&str>, identifier: Option<&str>) -> Stri
 
 /// Much less than a page, which is what sysfs shows.
 const LONGEST_IDENTIFIER: usize = 1024;
+/// Bytes of the longest request that the kernel is let make: what DRBD's are too. A round trip costs as much as copying a
+/// good part of this; longer ones keep short ones waiting.
+const LONGEST: u32 = 1 << 20;

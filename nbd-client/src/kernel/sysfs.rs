@@ -144,15 +144,14 @@ impl Tree {
         line(&self.proc.join(pid.to_string()).join("comm"))
     }
 
-    /// Makes the kernel's requests no longer than `bytes`.
-    pub(super) fn limit_requests(&self, index: u32, bytes: u32) -> io::Result<()> {
-        let file = self.folder(index).join("queue/max_sectors_kb");
-        let now = line(&file).and_then(|text| text.parse::<u32>().ok());
-        let wanted = bytes / 1024;
-        match now {
-            Some(now) if now <= wanted => Ok(()),
-            _ => fs::write(file, wanted.to_string()),
-        }
+    /// Lets the kernel's requests be as long as `bytes` (nbd.c begins with 128 KiB), and in the order in which they come:
+    /// a server's disk has a scheduler of its own.
+    pub(super) fn size_requests(&self, index: u32, bytes: u32) -> io::Result<()> {
+        let queue = self.folder(index).join("queue");
+        fs::write(queue.join("max_sectors_kb"), (bytes / 1024).to_string())?;
+        // Some kernels have no choice of schedulers: nothing is wrong with theirs.
+        let _ = fs::write(queue.join("scheduler"), "none");
+        Ok(())
     }
 
     fn folder(&self, index: u32) -> PathBuf {
@@ -333,12 +332,13 @@ mod tests {
     }
 
     #[test]
-    fn requests_are_only_ever_made_shorter() {
-        let (folder, tree) = tree(&[("sys/block/nbd0/queue/max_sectors_kb", "1280\n")]);
+    fn requests_get_the_length_that_is_asked_for() {
+        let (folder, tree) = tree(&[("sys/block/nbd0/queue/max_sectors_kb", "128\n")]);
         let file = folder.path().join("sys/block/nbd0/queue/max_sectors_kb");
-        tree.limit_requests(0, 32 << 20).unwrap();
-        assert_eq!(fs::read_to_string(&file).unwrap(), "1280\n");
-        tree.limit_requests(0, 65536).unwrap();
-        assert_eq!(fs::read_to_string(&file).unwrap(), "64");
+        for (bytes, kib) in [(1 << 20, "1024"), (65536, "64")] {
+            tree.size_requests(0, bytes).unwrap();
+            assert_eq!(fs::read_to_string(&file).unwrap(), kib);
+        }
+        assert!(tree.size_requests(1, 65536).is_err(), "no such device");
     }
 }

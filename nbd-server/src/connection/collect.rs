@@ -24,6 +24,10 @@ pub(super) struct Segment {
     /// Payload bytes in both directions.
     pub(super) bytes: u64,
     pub(super) changes: bool,
+    /// Some request can't be answered before a disk has done something.
+    pub(super) durable: bool,
+    /// Some request may have to wait for a disk to read.
+    pub(super) reads: bool,
     /// The pieces of one long READ, each sent as soon as it is there.
     pub(super) streaming: bool,
 }
@@ -33,6 +37,8 @@ impl Segment {
         self.requests = 0;
         self.bytes = 0;
         self.changes = false;
+        self.durable = false;
+        self.reads = false;
         self.streaming = false;
     }
 
@@ -229,6 +235,11 @@ impl Connection {
 
     fn push(&mut self, header: RequestHeader, command: Command, part: Part, charge: u32) {
         self.segment.changes |= command.changes_data();
+        match &command {
+            Command::Write { fua, .. } => self.segment.durable |= fua,
+            Command::Read { .. } => self.segment.reads = true,
+            _ => self.segment.durable = true,
+        }
         self.segment.bytes += u64::from(charge);
         let to = ReplyTo::new(self.shape.style, header);
         self.segment

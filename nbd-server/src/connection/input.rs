@@ -46,14 +46,14 @@ impl Input {
 
     /// Waits for more; 0 is the end. With bytes of an unfinished message in the buffer it does not wait for ever.
     pub(super) fn fill(&mut self, socket: &Socket, whole: usize) -> Result<usize, End> {
-        let begun = Instant::now();
+        let mut timeouts = 0;
         let mut looked = self.look(socket, whole);
         loop {
             let ask = self.ask(whole);
             let received = looked.take().unwrap_or_else(|| {
-                let received = receive(socket.as_fd(), &mut self.buffer, ask, Wait::Yes);
-                self.eager.slept(begun.elapsed());
-                received
+                let buffer = &mut self.buffer;
+                self.eager
+                    .sleep(|| receive(socket.as_fd(), buffer, ask, Wait::Yes))
             });
             match received {
                 Ok(count) => {
@@ -72,12 +72,10 @@ impl Input {
                     return Ok(count);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if !self.buffer.is_empty() {
-                        if begun.elapsed() > STALL {
-                            return Err(End::Stalled);
-                        }
-                    } else {
+                    if self.buffer.is_empty() {
                         self.rest(socket)?;
+                    } else if stalled(&mut timeouts) {
+                        return Err(End::Stalled);
                     }
                 }
                 Err(error) => return Err(End::Receive(error)),
@@ -125,27 +123,18 @@ impl Input {
         let mut filled = self.buffer.len().min(length);
         payload[..filled].copy_from_slice(&self.buffer[..filled]);
         self.buffer.advance(filled);
-        let mut progress = Instant::now();
+        let mut timeouts = 0;
         while filled < length {
-            let rest = &mut payload[filled..];
-            let mut take = |flags| recv(socket.as_fd().as_raw_fd(), rest, flags);
-            let looked = self.eager.look(|| match take(MsgFlags::MSG_DONTWAIT) {
-                Err(nix::errno::Errno::EAGAIN) => None,
-                taken => Some(taken),
-            });
-            let taken = looked.unwrap_or_else(|| {
-                let taken = take(MsgFlags::empty());
-                self.eager.slept(progress.elapsed());
-                taken
-            });
-            match taken {
+            // One call for all of it: a system call a packet costs more than the packet.
+            let all = MsgFlags::MSG_WAITALL;
+            match recv(socket.as_fd().as_raw_fd(), &mut payload[filled..], all) {
                 Ok(0) => return Ok(None),
                 Ok(count) => {
                     filled += count;
-                    progress = Instant::now();
+                    timeouts = 0;
                 }
                 Err(nix::errno::Errno::EINTR) => {}
-                Err(nix::errno::Errno::EAGAIN) if progress.elapsed() < STALL => {}
+                Err(nix::errno::Errno::EAGAIN) if !stalled(&mut timeouts) => {}
                 Err(nix::errno::Errno::EAGAIN) => return Err(End::Stalled),
                 Err(error) => return Err(End::Receive(error.into())),
             }
@@ -155,6 +144,7 @@ impl Input {
 
     /// Drops the next `length` bytes, received or not; false if the stream ends before.
     pub(super) fn discard(&mut self, socket: &Socket, mut length: usize) -> Result<bool, End> {
+        let mut timeouts = 0;
         loop {
             let here = self.buffer.len().min(length);
             self.buffer.advance(here);
@@ -163,14 +153,13 @@ impl Input {
                 return Ok(true);
             }
             self.window = LARGEST;
-            let begun = Instant::now();
             match receive(socket.as_fd(), &mut self.buffer, self.window, Wait::Yes) {
                 Ok(0) => return Ok(false),
-                Ok(_) => {}
-                Err(error)
-                    if error.kind() == io::ErrorKind::WouldBlock && begun.elapsed() < STALL => {}
+                Ok(_) => timeouts = 0,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    return Err(End::Stalled);
+                    if stalled(&mut timeouts) {
+                        return Err(End::Stalled);
+                    }
                 }
                 Err(error) => return Err(End::Receive(error)),
             }
@@ -204,8 +193,14 @@ impl Input {
     }
 }
 
-/// What an idle connection asks for. The buffer grows by what comes.
-const SMALLEST: usize = 4 << 10;
+/// Notes that a receive gave up after [`IDLE`] in the middle of a message; whether that has gone on for [`STALL`].
+fn stalled(timeouts: &mut u64) -> bool {
+    *timeouts += 1;
+    *timeouts * IDLE.as_secs() >= STALL.as_secs()
+}
+
+/// What an idle connection asks for: a write of 4 KiB with its header, at once. The buffer grows by what comes.
+const SMALLEST: usize = 8 << 10;
 /// Enough for 64 writes of 4 KiB; longer single payloads get buffers of their own.
 const LARGEST: usize = 256 << 10;
 /// How long a connection waits before it gives its buffers back.

@@ -41,6 +41,8 @@ pub struct Mirror<'a> {
     pub start_words: String,
     /// Words for `nbd-client attach`: how long a leg may be silent.
     pub attach_words: String,
+    /// How often the kernel drops the bits of finished writes, in seconds; `None` leaves it as the product has it.
+    pub sweeps: Option<u32>,
 }
 
 impl<'a> Mirror<'a> {
@@ -54,6 +56,7 @@ impl<'a> Mirror<'a> {
             create_words: "--chunk 64".to_owned(),
             start_words: String::new(),
             attach_words: "--timeout 3 --dead-timeout 3".to_owned(),
+            sweeps: Some(1),
         }
     }
 
@@ -108,7 +111,7 @@ impl<'a> Mirror<'a> {
         Ok(())
     }
 
-    /// Starts it on the source, from the source's leg alone. Bits of finished writes are dropped within two seconds.
+    /// Starts it on the source, from the source's leg alone.
     ///
     /// # Errors
     /// The command failed.
@@ -118,9 +121,11 @@ impl<'a> Mirror<'a> {
             self.disk(self.source).device(),
             self.start_words
         ))?;
-        self.source_node().must(&format!(
-            "f=/sys/block/$(basename $(readlink -f {DEVICE}))/md/bitmap/time_base; [ ! -e $f ] || echo 1 >$f || true"
-        ))?;
+        if let Some(seconds) = self.sweeps {
+            self.source_node().must(&format!(
+                "f=/sys/block/$(basename $(readlink -f {DEVICE}))/md/bitmap/time_base; [ ! -e $f ] || echo {seconds} >$f || true"
+            ))?;
+        }
         Ok(())
     }
 

@@ -20,6 +20,8 @@ usage: bench-lab [options]
   --size MIB           size of each disk (default 512)
   --attach WORDS       words for nbd-client attach (default \"--connections 1\")
   --serve WORDS        words for nbd-server
+  --chunk KIB          what a bit of the write-intent bitmap stands for (default 256, the product's; DRBD's activity
+                       log has extents of 4096)
   --markdown           print the table for docs/performance.md
 ";
 
@@ -60,6 +62,7 @@ struct Settings {
     size: u64,
     attach: String,
     serve: String,
+    chunk: u32,
     markdown: bool,
 }
 
@@ -96,6 +99,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Option<Settings>> {
         size: 512,
         attach: "--connections 1".to_owned(),
         serve: String::new(),
+        chunk: 256,
         markdown: false,
     };
     while let Some(word) = words.next() {
@@ -112,6 +116,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Option<Settings>> {
             "--only" => settings.only = value()?,
             "--attach" => settings.attach = value()?,
             "--serve" => settings.serve = value()?,
+            "--chunk" => settings.chunk = value()?.parse().context("--chunk")?,
             "--markdown" => settings.markdown = true,
             _ => bail!("{word} is no option"),
         }
@@ -172,7 +177,8 @@ fn note(samples: &mut Samples, load: usize, which: usize, value: f64) {
 /// A mirror on the first disks; how long its first resync took.
 fn start_ours(lab: &Lab, settings: &Settings) -> Result<Duration> {
     let mut mirror = Mirror::of(lab);
-    mirror.create_words = "--force".to_owned();
+    mirror.create_words = format!("--force --chunk {}", settings.chunk);
+    mirror.sweeps = None;
     mirror.attach_words = settings.attach.clone();
     mirror.create()?;
     mirror.start()?;
@@ -315,7 +321,8 @@ fn report(settings: &Settings, samples: &Samples) {
         ]);
     }
     println!(
-        "\nMedians of {} rounds of {} s, direct I/O by fio on the source; ratios are medians of each round's ratio. nbd-client attach {}.",
-        settings.rounds, settings.runtime, settings.attach
+        "\nMedians of {} rounds of {} s, direct I/O by fio on the source; ratios are medians of each round's ratio. \
+         nbd-client attach {}, bitmap chunk {} KiB.",
+        settings.rounds, settings.runtime, settings.attach, settings.chunk
     );
 }
