@@ -113,6 +113,32 @@ impl World {
         self.check_differences_are_marked();
         self.check_what_a_kernel_takes_for_clean();
         self.check_newest_legs_have_what_was_flushed();
+        self.check_legs_that_are_copied_to_say_so();
+    }
+
+    /// A leg that has received part of what it missed is of no time at all, and must not be taken for consistent if
+    /// the source dies now.
+    fn check_legs_that_are_copied_to_say_so(&self) {
+        let Some(source) = self
+            .slots()
+            .find(|leg| self.states[*leg] == LegState::InSync)
+        else {
+            return;
+        };
+        for leg in self.slots() {
+            let (disk, source) = (&self.disks[leg], &self.disks[source]);
+            let copied_to = matches!(self.states[leg], LegState::Attaching | LegState::Resync)
+                && self.written_to[leg];
+            if !copied_to || !disk.is_consistent() {
+                continue;
+            }
+            for block in 0..disk.cache.len() {
+                assert!(
+                    disk.cache[block] == source.cache[block] || self.is_being_written(block),
+                    "leg {leg} has received some of what it missed but not block {block}, and calls itself consistent"
+                );
+            }
+        }
     }
 
     /// P3: legs in sync hold the same, except where a write is under way.

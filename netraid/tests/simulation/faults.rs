@@ -72,6 +72,7 @@ impl World {
         }
         self.connect(leg);
         let image = self.disks[leg].image();
+        self.written_to[leg] = false;
         self.note(|| format!("leg {leg} is connected: {}", brief(image.as_ref())));
         if let (Some(engine), Some(image)) = (&self.engine, &image)
             && image.record.generations.current != Generation::NONE

@@ -128,6 +128,10 @@ impl World {
             let mut other = self.flights.swap_remove(index);
             self.perform(&mut other);
         }
+        let changes = matches!(&flight.work, Work::Data(command) if command.changes_data());
+        if changes && self.connections[flight.slot] == Some(flight.connection) {
+            self.written_to[flight.slot] = true;
+        }
         let disk = &mut self.disks[flight.slot];
         let answer = match &flight.work {
             Work::Metadata(steps) => {

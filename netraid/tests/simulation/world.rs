@@ -33,6 +33,8 @@ pub struct World {
     pub errors: u64,
     /// Legs that lost what was not flushed, since they were in sync last.
     pub forgetful: Vec<bool>,
+    /// Legs that have received data over the connection that they have now.
+    pub written_to: Vec<bool>,
     /// Events and operations so far: the moments at which the source can die.
     pub moments: u64,
     /// The moment at which everything stops, for the source to die.
@@ -78,6 +80,7 @@ impl World {
             stopping: false,
             errors: seed % 4,
             forgetful: vec![false; slots],
+            written_to: vec![false; slots],
             moments: 0,
             last_moment,
         };
