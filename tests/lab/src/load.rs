@@ -67,6 +67,15 @@ impl Load {
         self.wait_for(&format!("{writes} more writes"), |told| told.writes >= goal)
     }
 
+    /// Lets so much of the application's time pass.
+    ///
+    /// # Errors
+    /// It failed, or all of it takes longer than a minute.
+    pub fn pass(&self, time: Duration) -> Result<()> {
+        let end = u128::from(self.told()?.ms) + time.as_millis();
+        self.wait_for(&format!("{time:?}"), |told| u128::from(told.ms) >= end)
+    }
+
     /// Waits until a write has been waiting for its answer for so long.
     ///
     /// # Errors
