@@ -39,6 +39,7 @@ fn probe() -> Result<(), String> {
         ("linux.uml", "user-mode-linux"),
         ("unshare", "util-linux"),
         ("nsenter", "util-linux"),
+        ("taskset", "util-linux"),
         ("ip", "iproute2"),
         ("ethtool", "ethtool"),
         ("mkfs.ext4", "e2fsprogs"),

@@ -16,6 +16,7 @@ pub mod mirror;
 mod network;
 mod node;
 pub mod processes;
+mod processor;
 mod shim;
 mod wait;
 mod warden;

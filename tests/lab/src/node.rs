@@ -8,6 +8,7 @@ use crate::job::Job;
 use crate::journal::Journal;
 use crate::network::Wiring;
 use crate::processes;
+use crate::processor;
 use crate::warden::{FOLDER, Warden};
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
@@ -216,7 +217,12 @@ impl Node {
         }
         let target = programs.parent().context("the target folder")?;
         let images: Vec<&str> = self.disks.iter().map(|disk| disk.inside.as_str()).collect();
-        let mut command = self.warden.command("unshare");
+        let mut command = self.warden.command("taskset");
+        command.args([
+            "--cpu-list",
+            &processor::of_node(self.number)?.to_string(),
+            "unshare",
+        ]);
         // The kernel is not the first process of its namespace: that one ignores signals which the kernel sends itself.
         command.args([
             "--pid",
