@@ -9,15 +9,16 @@
 //!   holding the first copy: it would then overwrite whatever was written there since, also what was acknowledged since.
 //!   Every foreign server known to us does this; so without fencing such a write fails with [`Error::Lost`].
 //!
-//! What reconnection cannot see: a server whose *machine* restarted may have lost what it had acknowledged and not
-//! flushed. [`Client::reconnections`] counts; who must know compares the count of before a write with that of after the
-//! flush that covers it.
+//! A server whose *machine* restarted may have lost what it had acknowledged and not flushed, and no later flush would
+//! tell. Our servers prove that they have not ([`Export::memory`]). With one that has, or that proves nothing, the client
+//! goes on only if nothing was written since the last flush; otherwise everything fails with [`Error::Changed`].
 //!
 //! Dropping a future does not take its request back.
 
 mod error;
 mod pieces;
 mod pool;
+mod unflushed;
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;

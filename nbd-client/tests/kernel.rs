@@ -51,6 +51,8 @@ scenarios! {
         assert_eq!(ran.events(), ["attached", "link_dead", "reconnected", "detached"]);
     };
     a_server_without_sessions_gets_only_dead_connections_replaced;
+    a_server_that_can_not_prove_to_have_all_writes_is_not_gone_on_with;
+    another_disk_of_the_same_size_is_not_gone_on_with;
     a_unix_socket_is_reconnected_too;
     a_server_with_another_size_is_not_used;
     requests_fail_when_the_dead_timeout_has_passed_and_the_device_comes_back_later;

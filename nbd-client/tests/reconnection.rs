@@ -116,6 +116,61 @@ fn a_write_of_unknown_outcome_is_not_sent_again_to_a_server_that_does_not_fence(
 }
 
 #[test]
+fn a_server_that_may_have_lost_a_write_that_was_not_flushed_is_not_gone_on_with() {
+    let directory = tempfile::tempdir().unwrap();
+    for flushed in [true, false] {
+        let Some(mut server) = peers::nbdkit(directory.path(), &["memory", "4M"]) else {
+            return;
+        };
+        let client = Client::open(&server.target(""), impatient()).unwrap();
+        run(client.write(0, Bytes::from(vec![1; 512]), false)).unwrap();
+        run(client.flush()).unwrap();
+        if !flushed {
+            run(client.write(0, Bytes::from(vec![2; 512]), false)).unwrap();
+        }
+        server.kill();
+        let _again = peers::nbdkit(directory.path(), &["memory", "4M"]).unwrap();
+        let read = run(client.read(0, 512));
+        match flushed {
+            true => drop(read.unwrap()),
+            false => {
+                let error = read.unwrap_err();
+                assert!(matches!(error, Error::Changed { .. }), "{error}");
+                assert!(error.to_string().contains("can't prove"), "{error}");
+            }
+        }
+    }
+}
+
+#[test]
+fn with_a_server_that_proves_to_have_all_writes_the_client_goes_on() {
+    for memory in [Some("kept"), None] {
+        let directory = tempfile::tempdir().unwrap();
+        let device = Arc::new(Holding {
+            data: Mutex::new(vec![0; 1 << 20]),
+            writes: Mutex::new(1),
+            memory,
+            ..Holding::default()
+        });
+        let (server, target) = our_server(directory.path(), Arc::clone(&device));
+        let client = Client::open(&target, impatient()).unwrap();
+        assert!(client.export().memory.is_some());
+        run(client.write(0, Bytes::from(vec![1; 512]), false)).unwrap();
+        server.stop(Duration::ZERO);
+        let (_server, _) = our_server(directory.path(), device);
+        let read = run(client.read(0, 512));
+        match memory {
+            Some(_) => assert_eq!(read.unwrap(), vec![1; 512]),
+            None => {
+                let error = read.unwrap_err();
+                assert!(matches!(error, Error::Changed { .. }), "{error}");
+                assert!(error.to_string().contains("restarted"), "{error}");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_server_that_comes_back_with_another_size_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let Some(mut server) = peers::nbdkit(directory.path(), &["memory", "16M"]) else {
@@ -183,6 +238,8 @@ struct Holding {
     held: Mutex<Option<(Command, Completion)>>,
     writes: Mutex<usize>,
     changed: Condvar,
+    /// What names it, if it outlives the server.
+    memory: Option<&'static str>,
 }
 
 impl Holding {
@@ -226,6 +283,10 @@ impl BlockDevice for Holding {
             multi_connection: true,
             contexts: vec!["base:allocation".to_owned()],
         }
+    }
+
+    fn memory(&self) -> Option<String> {
+        self.memory.map(str::to_owned)
     }
 
     fn submit(&self, command: Command, completion: Completion) {

@@ -18,12 +18,11 @@
 //!
 //! Several connections of one client with the same generation belong together; a higher generation fences all lower
 //! ones.
-
 //!
-//! With that answer the server may send a second one, [`MEMORY_PREFIX`] and what names its memory. While it is the same,
-//! all writes that were ever answered are still there, flushed or not; when it has changed (the server's machine was
-//! restarted), writes that were answered but not flushed may be lost, and a client that reconnects must not go on as if
-//! they were not.
+//! With that answer the server may send a second one, [`MEMORY_PREFIX`] and what names the export's memory: any text,
+//! compared as a whole. While it is the same, all writes that were ever answered are still there, flushed or not; when it
+//! has changed (the server's machine was restarted, or it is another disk), or was never said, writes that were answered
+//! but not flushed may be lost, and a client that reconnects must not go on as if they were not.
 
 use std::fmt;
 use std::str::FromStr;

@@ -37,6 +37,13 @@ pub trait BlockDevice: Send + Sync {
     /// Starts one command.
     fn submit(&self, command: Command, completion: Completion);
 
+    /// What names the place that holds what was answered and not flushed, unique on this machine until it is started
+    /// anew: two devices of the same name, also of two processes one after the other, have the same data. `None`: nothing
+    /// outlives this device.
+    fn memory(&self) -> Option<String> {
+        None
+    }
+
     /// A hint that the commands submitted before belong together and no more follow at once: send what was gathered.
     fn kick(&self) {}
 }

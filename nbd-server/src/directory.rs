@@ -51,10 +51,11 @@ impl ExportDirectory for Shared {
         }
     }
 
-    /// The page cache, which outlives this process but not the kernel.
-    fn memory(&self) -> Option<String> {
+    /// The page cache, which outlives this process but not the kernel, and what of it.
+    fn memory(&self, export: &str) -> Option<String> {
+        let export = self.find_export(export)?;
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-        Some(boot.trim_end().to_owned())
+        Some(format!("{}:{}", boot.trim_end(), export.memory()))
     }
 }
 

@@ -5,6 +5,7 @@
 //! write that a client left behind on a dead connection can never land after one that the client sent later.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use nbd_protocol::command::{Errno, Failure};
@@ -21,6 +22,7 @@ pub struct Export {
     description: String,
     device: SharedDevice,
     geometry: Geometry,
+    memory: String,
     gate: Mutex<Gate>,
 }
 
@@ -58,11 +60,16 @@ impl Export {
     /// Exports `device` as `name`.
     pub fn new(name: impl Into<String>, device: SharedDevice) -> Export {
         let geometry = device.geometry();
+        // Of a device whose memory ends with it, no two have the same name.
+        let memory = device
+            .memory()
+            .unwrap_or_else(|| format!("{:x}", RandomState::new().build_hasher().finish()));
         Export {
             name: name.into(),
             description: String::new(),
             device,
             geometry,
+            memory,
             gate: Mutex::default(),
         }
     }
@@ -91,6 +98,13 @@ impl Export {
     /// Size, alignment and abilities, as they were when the export was made.
     pub fn geometry(&self) -> &Geometry {
         &self.geometry
+    }
+
+    /// What names the memory of the device, on this machine until it is started anew ([`BlockDevice::memory`]).
+    ///
+    /// [`BlockDevice::memory`]: crate::device::BlockDevice::memory
+    pub(crate) fn memory(&self) -> &str {
+        &self.memory
     }
 
     /// The generation that fences `session`, if there is one.

@@ -35,6 +35,8 @@ struct Inner {
     /// A block device again, for long writes past the page cache.
     direct: Option<File>,
     geometry: Geometry,
+    /// What names the file on this machine, also when it is opened again.
+    memory: Option<String>,
     /// Opened: until when (in microseconds since then) writes are expected to wait for the disk.
     opened: Instant,
     slow_until: AtomicU64,
@@ -52,11 +54,17 @@ struct Inner {
 }
 
 impl FileDevice {
-    fn new(file: File, direct: Option<File>, geometry: Geometry) -> FileDevice {
+    fn new(
+        file: File,
+        direct: Option<File>,
+        geometry: Geometry,
+        memory: Option<String>,
+    ) -> FileDevice {
         let inner = Inner {
             file,
             direct,
             geometry,
+            memory,
             opened: Instant::now(),
             slow_until: AtomicU64::new(0),
             watched: AtomicU64::new(0),
@@ -113,6 +121,11 @@ impl FileDevice {
 impl BlockDevice for FileDevice {
     fn geometry(&self) -> Geometry {
         self.inner.geometry.clone()
+    }
+
+    /// The page cache of the file: it is the same after a restart of the server.
+    fn memory(&self) -> Option<String> {
+        self.inner.memory.clone()
     }
 
     fn submit(&self, command: Command, completion: Completion) {

@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use linux_sys::pressure;
 use nbd_client::Target;
 use nbd_client::kernel::{
-    self, Attached, DetachError, Driver, Event, Events, Left, Tree, WatchError,
+    self, Attached, Changed, DetachError, Driver, Event, Events, Left, Tree, WatchError,
 };
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -51,6 +51,9 @@ enum EventLine<'a> {
     },
     Left,
     Detached,
+    GivenUp {
+        reason: &'a str,
+    },
     InUse {
         users: Vec<NamedUser>,
     },
@@ -123,6 +126,21 @@ pub(super) fn run(
                 "was detached; nothing is left to watch",
             );
             Ok(())
+        }
+        Ok(Left::GivenUp(changed)) => {
+            let reason = changed.to_string();
+            if json {
+                let reason = &reason;
+                write_line(&device, EventLine::GivenUp { reason });
+            }
+            let exit = Exit::refused(format!("{device} is given up, its requests fail: {reason}"));
+            Err(match changed {
+                Changed::Unproven => exit.hint(
+                    "attach it again (a mirror's leg is then added again); --risk-lost-writes would go on as if nothing \
+                     had happened",
+                ),
+                _ => exit.hint("attach it again; a mirror's leg is then added again"),
+            })
         }
         Ok(Left::Told) if arguments.detach_on_exit => {
             // The kernel's sockets must not be kept alive by ours.

@@ -31,7 +31,8 @@ pub enum Error {
         /// The latest attempt's error.
         last: Arc<str>,
     },
-    /// The export came back different after a reconnection, so it is not the same disk.
+    /// The export came back different after a reconnection, so it is not the same disk; or it may have lost what was
+    /// written and not flushed.
     #[error("after a reconnection {what}")]
     Changed {
         /// What is different.

@@ -14,6 +14,7 @@ use nbd_protocol::number::TransmissionFlags;
 use nbd_protocol::session::Session;
 use tokio::sync::oneshot;
 
+use super::unflushed::{Unflushed, is_volatile};
 use super::{ClientOptions, Error};
 use crate::connection::{
     Connection, Export, NOT_SENT, OpenError, Options, TIMED_OUT, WhenFull, is_connection_failure,
@@ -44,6 +45,11 @@ struct State {
     /// Bounded by the client's bound on requests.
     waiting: VecDeque<Request>,
     ended: Option<Error>,
+    unflushed: Unflushed,
+    /// What names the memory of the server that the last connections led to.
+    memory: Option<String>,
+    /// What connections of earlier epochs answered may be lost, unless it was made durable.
+    sure_since: u64,
 }
 
 /// One request until its outcome is known.
@@ -52,6 +58,8 @@ struct Request {
     reply: oneshot::Sender<Result<Answer, Error>>,
     /// When its first connection was lost.
     lost: Option<Instant>,
+    /// Of [`Unflushed`], when it was sent.
+    mark: u64,
     release: Box<dyn FnOnce() + Send>,
 }
 
@@ -84,6 +92,9 @@ impl Pool {
             short_lived: 0,
             waiting: VecDeque::new(),
             ended: None,
+            unflushed: Unflushed::default(),
+            memory: export.memory.clone(),
+            sure_since: 0,
         };
         Ok(Arc::new(Pool {
             target: target.clone(),
@@ -108,6 +119,7 @@ impl Pool {
             command,
             reply,
             lost: None,
+            mark: 0,
             release,
         });
         Started(outcome)
@@ -142,7 +154,7 @@ impl Pool {
     }
 
     /// Sends a request on the next connection, or lets it wait for one.
-    fn submit(self: &Arc<Self>, request: Request) {
+    fn submit(self: &Arc<Self>, mut request: Request) {
         let mut state = self.lock();
         if let Some(error) = &state.ended {
             let error = error.clone();
@@ -156,6 +168,7 @@ impl Pool {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed) % state.connections.len();
         let connection = Arc::clone(&state.connections[turn]);
         let epoch = state.epoch;
+        request.mark = state.unflushed.mark();
         drop(state);
         let pool = Arc::clone(self);
         let held = Arc::clone(&connection);
@@ -170,7 +183,10 @@ impl Pool {
     /// Takes the outcome of a request on a connection of `epoch`; not called with the state locked.
     fn completed(self: &Arc<Self>, mut request: Request, epoch: u64, outcome: Outcome) {
         let failure = match outcome {
-            Ok(answer) => return request.finish(Ok(answer)),
+            Ok(answer) => {
+                let outcome = self.answered(&request, epoch).map(|()| answer);
+                return request.finish(outcome);
+            }
             Err(failure) => failure,
         };
         let shutting_down =
@@ -198,6 +214,23 @@ impl Pool {
         } else {
             self.submit(request);
         }
+    }
+
+    /// Notes that a request was answered on a connection of `epoch`.
+    fn answered(&self, request: &Request, epoch: u64) -> Result<(), Error> {
+        let (command, offers) = (&request.command, self.export.flags);
+        if !command.changes_data() && !matches!(command, Command::Flush) {
+            return Ok(());
+        }
+        let mut state = self.lock();
+        if epoch < state.sure_since && is_volatile(command, offers) {
+            return Err(Error::Lost {
+                why: "the server answered, and may have lost it since".into(),
+                timed_out: false,
+            });
+        }
+        state.unflushed.answered(command, offers, request.mark);
+        Ok(())
     }
 
     /// Ends the connections of `epoch` and starts to make new ones; once per epoch.
@@ -245,7 +278,10 @@ impl Pool {
             let last = match open_set(&self.target, &self.options, session) {
                 Ok(connections) => match self.difference(connections[0].export()) {
                     Some(what) => return self.end(Error::Changed { what: what.into() }),
-                    None => return self.resume(connections),
+                    None => match self.resume(connections) {
+                        Ok(()) => return,
+                        Err(error) => return self.end(error),
+                    },
                 },
                 Err(error) => error.to_string(),
             };
@@ -333,13 +369,32 @@ impl Pool {
         None
     }
 
-    fn resume(self: &Arc<Self>, connections: Vec<Arc<Connection>>) {
+    /// Goes on with new connections, unless something may be lost that was answered.
+    fn resume(self: &Arc<Self>, connections: Vec<Arc<Connection>>) -> Result<(), Error> {
         let mut state = self.lock();
         if state.ended.is_some() {
-            return;
+            return Ok(());
+        }
+        let memory = connections[0].export().memory.clone();
+        let remembers = memory.is_some() && memory == state.memory;
+        if !remembers && state.unflushed.any() {
+            let what = match state.memory {
+                Some(_) => {
+                    "the server's machine has been restarted, or it is another disk: it may have lost writes that it \
+                     had answered and that were not flushed"
+                }
+                None => {
+                    "the server can't prove that it still has the writes that it had answered and that were not flushed"
+                }
+            };
+            return Err(Error::Changed { what: what.into() });
+        }
+        state.epoch += 1;
+        if !remembers {
+            state.sure_since = state.epoch;
+            state.memory = memory;
         }
         state.connections = connections;
-        state.epoch += 1;
         state.connected = Instant::now();
         self.reconnections.fetch_add(1, Ordering::Relaxed);
         let waiting = std::mem::take(&mut state.waiting);
@@ -348,6 +403,7 @@ impl Pool {
         for request in waiting {
             self.submit(request);
         }
+        Ok(())
     }
 
     fn end(&self, error: Error) {

@@ -43,6 +43,9 @@ pub struct AttachOptions {
     pub session: Option<Session>,
     /// The leg of this node, of the mirror whose leg the export is or is to be.
     pub own_leg: Option<PathBuf>,
+    /// Reconnect also to a server that can't prove that it still has all that it answered. **Dangerous**: after a power
+    /// loss of such a server the device goes on with old data, and nobody is told.
+    pub risk_lost_writes: bool,
 }
 
 /// A device that was attached.

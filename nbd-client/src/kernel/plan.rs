@@ -110,12 +110,25 @@ pub enum Changed {
         "the server does not know sessions any more, so it would not drop what older connections left behind"
     )]
     Unfenced,
-    /// The server's machine was restarted, or is another one.
+    /// The server's machine was restarted, or it or the disk is another one.
     #[error(
-        "the server's machine was restarted: writes that it had answered but not flushed may be lost, so the device \
-         can't go on where it was"
+        "the server's machine was restarted, or it is another disk: writes that had been answered but not flushed may \
+         be lost, so the device can't go on where it was"
     )]
     Forgot,
+    /// Nothing tells whether it was.
+    #[error(
+        "the server can't prove that it still has all that it had answered but not flushed (NetRAID's nbd-server can), \
+         so the device can't go on where it was"
+    )]
+    Unproven,
+}
+
+impl Changed {
+    /// Waiting does not help: writes are lost, or may be.
+    pub fn is_final(&self) -> bool {
+        matches!(self, Changed::Forgot | Changed::Unproven)
+    }
 }
 
 impl Plan {
@@ -225,10 +238,19 @@ impl Plan {
         if self.fenced && !export.fenced {
             return Err(Changed::Unfenced);
         }
-        if self.memory.is_some() && export.memory != self.memory {
+        if self.memory.is_some() && export.memory != self.memory && !self.read_only() {
             return Err(Changed::Forgot);
         }
         Ok(())
+    }
+
+    /// Whether [`Plan::check`] can tell if what was answered but not flushed is still there. The kernel does not say
+    /// whether there is any such thing, so for a device that can be written to there is.
+    pub fn provable(&self) -> Result<(), Changed> {
+        match self.memory.is_some() || self.read_only() {
+            true => Ok(()),
+            false => Err(Changed::Unproven),
+        }
     }
 }
 
@@ -375,5 +397,17 @@ mod tests {
         ] {
             assert_eq!(changed(change), Changed::Forgot);
         }
+    }
+
+    #[test]
+    fn what_may_be_lost_can_only_be_told_of_a_server_that_names_its_memory() {
+        let silent = with(|export| export.memory = None);
+        let plan = |export: &Export, read_only| Plan::new(export, None, read_only, 1).unwrap();
+        assert_eq!(plan(&silent, false).provable(), Err(Changed::Unproven));
+        assert_eq!(plan(&with(|_| ()), false).provable(), Ok(()));
+        // Who never wrote has nothing to lose.
+        assert_eq!(plan(&silent, true).provable(), Ok(()));
+        let other = with(|export| export.memory = Some("two".to_owned()));
+        assert_eq!(plan(&with(|_| ()), true).check(&other), Ok(()));
     }
 }

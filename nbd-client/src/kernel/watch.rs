@@ -5,6 +5,10 @@
 //! (nothing of it is retransmitted), and to a server that knows sessions every reconnection is a new generation, which
 //! ends all older connections, also those that still work. To other servers only dead sockets are replaced.
 //!
+//! A server that may have lost what it had answered but not flushed is not gone on with: the kernel can't say whether
+//! there was any such thing, and no flush on a new link would tell. The device is disconnected, so that its users learn
+//! of it at once. That is so for every server that can't prove the contrary (`plan.rs`).
+//!
 //! The time that requests wait is counted over all reconnections (`patience.rs`), so that a server that can be reached
 //! but does not answer can't make them wait for ever.
 
@@ -74,12 +78,14 @@ pub enum Event {
 }
 
 /// Why the watch ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Left {
     /// It was told to; the device is still attached.
     Told,
     /// The device was detached, or attached by somebody else.
     Detached,
+    /// The device was disconnected, because writes that were answered may be lost.
+    GivenUp(Changed),
 }
 
 /// The watch can't go on.
@@ -150,6 +156,7 @@ enum Attempt {
     Done,
     Detached,
     Later(Event),
+    Never(Changed),
 }
 
 /// Whether the device is still there after a look at its sockets.
@@ -184,6 +191,7 @@ impl Watcher<'_> {
                     Attempt::Done => {}
                     Attempt::Detached => return Ok(Left::Detached),
                     Attempt::Later(event) => self.put_off(event),
+                    Attempt::Never(changed) => return self.give_up(changed),
                 }
             }
         }
@@ -300,6 +308,15 @@ impl Watcher<'_> {
         sockets
             .filter(|(_, dead)| **dead)
             .for_each(|(socket, _)| bury(socket));
+        if !self.attached.options.risk_lost_writes
+            && let Err(changed) = self.attached.plan.provable()
+        {
+            // While a link lives, the server lives; the kernel sends everything on that one.
+            return Ok(match dead.contains(&false) {
+                true => Attempt::Later(refused(&changed)),
+                false => Attempt::Never(changed),
+            });
+        }
         let fenced = self.attached.plan.fenced;
         if fenced && dead.contains(&false) {
             // The new generation ends the sockets that still work, so first see whether the server can be used.
@@ -320,7 +337,7 @@ impl Watcher<'_> {
             .collect();
         let fresh = match self.dial(places.len()) {
             Ok(fresh) => fresh,
-            Err(event) => return Ok(Attempt::Later(event)),
+            Err(attempt) => return Ok(attempt),
         };
         let mut replaced = 0;
         let mut news = self.patience.regained(Instant::now());
@@ -368,7 +385,7 @@ impl Watcher<'_> {
     }
 
     /// New sockets of a new generation that lead to the same disk.
-    fn dial(&mut self, count: usize) -> Result<Vec<OwnedFd>, Event> {
+    fn dial(&mut self, count: usize) -> Result<Vec<OwnedFd>, Attempt> {
         let session = &mut self.attached.session;
         session.generation = session.generation.saturating_add(1);
         let mut fresh = Vec::with_capacity(count);
@@ -376,18 +393,31 @@ impl Watcher<'_> {
             let mut options = self.attached.options.clone();
             options.connect_timeout = options.connect_timeout.min(LONGEST_ATTEMPT);
             let (socket, export) = dial(self.target, &options, self.attached.session)
-                .map_err(|error| unreachable(&error))?;
+                .map_err(|error| Attempt::Later(unreachable(&error)))?;
             self.same(&export)?;
             fresh.push(socket);
         }
         Ok(fresh)
     }
 
-    fn same(&self, export: &Export) -> Result<(), Event> {
-        self.attached
-            .plan
-            .check(export)
-            .map_err(|changed| refused(&changed))
+    fn same(&self, export: &Export) -> Result<(), Attempt> {
+        let checked = self.attached.plan.check(export);
+        checked.map_err(|changed| match changed.is_final() {
+            true => Attempt::Never(changed),
+            false => Attempt::Later(refused(&changed)),
+        })
+    }
+
+    /// Ends the device: whoever waits for it fails now, not after the time that requests may wait.
+    fn give_up(&mut self, changed: Changed) -> Result<Left, WatchError> {
+        match self.driver.disconnect(self.attached.index) {
+            Ok(()) => {}
+            Err(error) if is_detached(&error) => return Ok(Left::Detached),
+            Err(error) => return Err(error.into()),
+        }
+        // The kernel's sockets must not be kept alive by ours.
+        self.attached.sockets.clear();
+        Ok(Left::GivenUp(changed))
     }
 
     fn connection_options(&self) -> Options {

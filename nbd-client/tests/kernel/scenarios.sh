@@ -307,7 +307,7 @@ a_server_without_sessions_gets_only_dead_connections_replaced() {
 	relay=$!
 	wait_for "the relay listens" eval '[ -n "$(ss -Htnl sport = 10810)" ]'
 	uri=nbd://127.0.0.1:10810/
-	watch --connections 3 --timeout 2 --dead-timeout 20
+	watch --connections 3 --timeout 2 --dead-timeout 20 --risk-lost-writes
 	grep -q '"session":null' "$work/events"
 	noise 4
 	set -- $(pgrep -P $relay)
@@ -319,6 +319,69 @@ a_server_without_sessions_gets_only_dead_connections_replaced() {
 	equal connections "$(connections)" 3
 	nbd-client detach /dev/nbd0
 	kill $relay
+}
+
+a_server_that_can_not_prove_to_have_all_writes_is_not_gone_on_with() {
+	nbdkit -p 10809 -P nbdkit.pid memory 64M
+	uri=nbd://127.0.0.1/
+	watch --timeout 2 --dead-timeout 30
+	noise 4
+	# Answered, and never flushed.
+	dd if=noise of=/dev/nbd0 bs=64k oflag=direct status=none
+	# Somebody keeps it open, as an array does.
+	exec 3</dev/nbd0
+	old=$(cat nbdkit.pid)
+	kill -9 "$old"
+	wait_for "the server is gone" eval '! kill -0 "$old" 2>/dev/null'
+	begun=$(now)
+	nbdkit -p 10809 -P nbdkit.pid memory 64M 3<&-
+	refused 1 "Input/output error" dd if=/dev/nbd0 of=/dev/null bs=4k count=1 iflag=direct
+	code=0
+	wait $watcher || code=$?
+	took=$(($(now) - begun))
+	echo "given up after $took ms"
+	equal "the watcher's exit code" $code 3
+	happened given_up
+	grep -q "can't prove" "$work/events"
+	[ $took -lt 10000 ] || fail "requests waited for the dead timeout"
+	exec 3<&-
+	wait_for "the device is free" eval '[ ! -e /sys/block/nbd0/pid ]'
+	# While a link lives, nothing is lost.
+	socat TCP-LISTEN:10810,fork,reuseaddr,nodelay TCP:127.0.0.1:10809,nodelay &
+	relay=$!
+	wait_for "the relay listens" eval '[ -n "$(ss -Htnl sport = 10810)" ]'
+	uri=nbd://127.0.0.1:10810/
+	watch --connections 2 --timeout 2 --dead-timeout 30
+	set -- $(pgrep -P $relay)
+	kill -9 "$1"
+	wait_for "the watcher does not reconnect" happened refused
+	write_noise
+	cmp -n 4194304 noise /dev/nbd0
+	kill -9 "$2"
+	code=0
+	wait $watcher || code=$?
+	equal "the watcher's exit code" $code 3
+	# A device that nobody can write to has nothing to lose.
+	watch --read-only --timeout 2 --dead-timeout 30
+	kill -9 $(pgrep -P $relay)
+	wait_for "the watcher reconnects" happened reconnected
+	nbd-client detach /dev/nbd0
+	kill $relay
+}
+
+another_disk_of_the_same_size_is_not_gone_on_with() {
+	serve 16M
+	watch --timeout 2 --dead-timeout 30
+	kill -9 $server
+	wait $server || :
+	cp disk.img copy.img
+	mv copy.img disk.img
+	serve 16M
+	code=0
+	wait $watcher || code=$?
+	equal "the watcher's exit code" $code 3
+	grep -q "it is another disk" "$work/events"
+	equal "the device's size" "$(cat /sys/block/nbd0/size)" 0
 }
 
 a_unix_socket_is_reconnected_too() {

@@ -1,10 +1,11 @@
 //! Opening a file or block device for export: what is refused, and the words for it.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, Metadata, OpenOptions, TryLockError};
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
 
 use linux_sys::file::block_device_size;
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
@@ -120,7 +121,8 @@ impl FileDevice {
             multi_connection: true,
             contexts: vec!["base:allocation".to_owned(), CONTEXT.to_owned()],
         };
-        Ok(FileDevice::new(file, direct, geometry))
+        let memory = memory(&metadata);
+        Ok(FileDevice::new(file, direct, geometry, memory))
     }
 
     /// Reads only what is asked for, nothing beyond it (`POSIX_FADV_RANDOM`).
@@ -137,6 +139,23 @@ impl FileDevice {
         );
         self
     }
+}
+
+/// What names a file or disk, and no other one on this machine until it is started anew: numbers of files and of disks
+/// are used again, so with the time at which the file was made, or with the kernel's count of disks.
+fn memory(metadata: &Metadata) -> Option<String> {
+    if !metadata.file_type().is_block_device() {
+        let born = metadata.created().ok()?;
+        let born = born.duration_since(UNIX_EPOCH).ok()?.as_nanos();
+        return Some(format!("file:{}:{}:{born}", metadata.dev(), metadata.ino()));
+    }
+    let number = metadata.rdev();
+    let (major, minor) = (libc::major(number), libc::minor(number));
+    let disk = PathBuf::from(format!("/sys/dev/block/{major}:{minor}"));
+    // A partition has none of its own. Kernels before 5.15 do not count.
+    let counts = ["diskseq", "../diskseq"].map(|name| std::fs::read_to_string(disk.join(name)));
+    let count = counts.into_iter().find_map(Result::ok)?;
+    Some(format!("disk:{major}:{minor}:{}", count.trim_end()))
 }
 
 fn lock(file: &File, path: &Path, read_only: bool) -> Result<(), OpenError> {

@@ -51,6 +51,7 @@ pub type OnExpel = Box<dyn Fn(Slot, &str) + Send + Sync>;
 
 /// A mirror whose source is this node.
 pub struct Mirror {
+    array: crate::md::MdUuid,
     shape: Shape,
     local: Slot,
     began: Instant,
@@ -76,6 +77,7 @@ impl Mirror {
             stopped: false,
         };
         let mirror = Arc::new(Mirror {
+            array: metadata.array(),
             shape,
             local,
             began: Instant::now(),
@@ -417,6 +419,11 @@ impl BlockDevice for MirrorDevice {
             multi_connection: true,
             contexts: vec!["base:allocation".into(), "x-netraid:dirty".into()],
         }
+    }
+
+    /// Of an array that is started again on the same machine, the local leg's page cache has all that was answered.
+    fn memory(&self) -> Option<String> {
+        Some(format!("array:{}", self.0.array))
     }
 
     fn submit(&self, command: Command, completion: Completion) {

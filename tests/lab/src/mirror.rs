@@ -204,8 +204,10 @@ impl<'a> Mirror<'a> {
         self.source_node().run(&format!(
             "netraid array remove --tag data --node node{target}"
         ))?;
-        self.source_node()
-            .must(&format!("nbd-client detach /dev/nbd{target}"))?;
+        // A device whose server may have lost writes was given up by its watch.
+        self.source_node().must(&format!(
+            "[ ! -e /sys/block/nbd{target}/pid ] || nbd-client detach /dev/nbd{target}"
+        ))?;
         Ok(())
     }
 

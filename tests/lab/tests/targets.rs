@@ -133,7 +133,9 @@ fn a_target_that_restarts_in_time_has_forgotten_what_was_not_flushed_and_is_resy
         lab.node(2).crash()?;
         lab.node(2).start()?;
         mirror.export(2)?;
-        watch.wait_for("restarted", SOON)?;
+        watch.wait_for("\"given_up\"", SOON)?;
+        let said = watch.output().stdout;
+        ensure!(said.contains("restarted"), "no reason: {said}");
         lab.node(1).must(&format!("timeout 40 sync {DEVICE}"))?;
         mirror.wait_lost(2, SOON)?;
         mirror.take_back(2)?;

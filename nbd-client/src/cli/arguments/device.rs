@@ -24,6 +24,12 @@ be reached but never answers; then its requests fail, and the device works again
 server. A server that has come back with another size, another name or less ability is not used:
 the reason is said, and looked at again.
 
+A server may have lost what it had answered but not flushed, if its machine was restarted. NetRAID's
+nbd-server proves that it has not. One that has, and any server that can't prove anything, is not
+gone on with: the device is given up at once, its requests fail, and --watch ends with code 3. A
+mirror loses that leg, and resyncs what it has to once the leg is attached and added again.
+--risk-lost-writes goes on with servers that can't prove anything, as other clients do.
+
 With a server that knows sessions (ours), each reconnection ends what is left of older
 connections, so that no stalled write can land after newer ones. --connections above 1 needs the
 server's promise that a flush on one connection covers the others.
@@ -42,7 +48,7 @@ attached {uri, size, block_size, read_only, connections, timeout_ms, dead_timeou
 identifier, session}; session is null, or {client, generation} if the server fences. With
 --watch also: link_dead {dead, alive, announced}, unreachable and refused {reason, again_in_ms},
 gave_up_waiting {after_ms}, reconnected {replaced, after_ms, session}, and at the end left,
-detached, or in_use {users}.")]
+detached, given_up {reason}, or in_use {users}.")]
 pub(crate) struct Attach {
     /// NBD URI of the export
     #[arg(value_name = "URI")]
@@ -88,6 +94,10 @@ pub(crate) struct Attach {
     /// Stay, and reconnect when links die
     #[arg(long)]
     pub(crate) watch: bool,
+    /// With --watch: reconnect also to a server that can't prove that it still has what it answered but had not yet
+    /// flushed; if its machine was restarted, such writes are gone, and nobody is told
+    #[arg(long, requires = "watch")]
+    risk_lost_writes: bool,
     /// With --watch: detach at the end
     #[arg(long, requires = "watch")]
     pub(crate) detach_on_exit: bool,
@@ -114,6 +124,7 @@ impl Attach {
             connect_timeout: timeout.min(Duration::from_secs(10)),
             session: self.session,
             own_leg: self.own_leg.clone(),
+            risk_lost_writes: self.risk_lost_writes,
         }
     }
 }

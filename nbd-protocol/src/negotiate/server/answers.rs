@@ -190,7 +190,7 @@ impl ServerHandshake {
             }
         }
         if presented.is_some()
-            && let Some(memory) = exports.memory()
+            && let Some(memory) = exports.memory(&asked)
         {
             let name = format!("{MEMORY_PREFIX}{memory}");
             let reply = OptionReply::MetaContext { id: 0, name };

@@ -64,8 +64,10 @@ pub trait ExportDirectory {
         Ok(())
     }
 
-    /// What names the memory that holds writes which were answered and not flushed; `None` if that is not known.
-    fn memory(&self) -> Option<String> {
+    /// What names the memory that holds an export's writes which were answered and not flushed; `None` if that is not
+    /// known.
+    fn memory(&self, export: &str) -> Option<String> {
+        let _ = export;
         None
     }
 }
