@@ -127,7 +127,8 @@ impl Export {
         };
         gate.lines.retain(|known| known.strong_count() > 0);
         gate.lines.push(Arc::downgrade(line));
-        fenced.iter().for_each(|old| old.mark_dead());
+        // Here, where nobody can be told that he is fenced before his socket is shut down: he would be sent an error.
+        fenced.iter().for_each(|old| old.cut());
         let dropped = gate
             .ranges
             .drop_queued(|owner| fenced.iter().any(|old| old.id == *owner));
@@ -139,7 +140,6 @@ impl Export {
                 export = self.name,
                 "fenced by a newer session"
             );
-            old.cut();
         }
         self.settle(dropped);
         Ok(())
@@ -173,10 +173,9 @@ impl Export {
             .drain(..)
             .filter_map(|line| line.upgrade())
             .collect();
-        lines.iter().for_each(|line| line.mark_dead());
+        lines.iter().for_each(|line| line.cut());
         let dropped = gate.ranges.drop_queued(|_| true);
         drop(gate);
-        lines.iter().for_each(|line| line.cut());
         self.settle(dropped);
     }
 

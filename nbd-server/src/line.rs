@@ -106,8 +106,9 @@ impl Line {
 
     /// Ends the connection at once, from any thread.
     pub(crate) fn cut(&self) {
-        self.mark_dead();
+        // In this order: what is refused because of the end is not answered any more, so the client asks again elsewhere.
         self.socket.shut_down(Shutdown::Both);
+        self.mark_dead();
         self.slow.notify_all();
     }
 

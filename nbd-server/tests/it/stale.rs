@@ -4,6 +4,7 @@
 //! gives the connection up and sends A again on a new one, it is answered; the client sends B to the same place, it is
 //! answered; then the server gets round to the first A. The disk reads A, and nobody was told of an error.
 
+use std::io::{Read, Write};
 use std::path::Path;
 
 use crate::client::{
@@ -225,6 +226,42 @@ fn a_newer_session_fences_the_older_one_even_if_its_connection_seems_alive() {
     // The queued one was dropped; other clients are not affected.
     assert_eq!(device.byte(600), 0);
     assert_eq!(bob.call_write(0, 2048, &A), 0);
+}
+
+#[test]
+fn a_fenced_connection_is_cut_without_an_error_for_what_it_had_asked() {
+    // An error would end the request for the client (for a kernel, the leg); without one it asks again on its new
+    // connection.
+    let device = GateDevice::new(4096);
+    let server = TestServer::of(device);
+    for generation in 1..100 {
+        let mut old: Vec<Client> = (0..8)
+            .map(|_| attach_as(&server.socket, ALICE, generation * 2))
+            .collect();
+        let writers: Vec<_> = old
+            .iter()
+            .map(|client| {
+                let mut sender = client.stream.try_clone().unwrap();
+                let mut message = crate::client::request_bytes(WRITE, 0, 7, 0, 512);
+                message.extend_from_slice(&A);
+                std::thread::spawn(move || while sender.write_all(&message).is_ok() {})
+            })
+            .collect();
+        // They are busy now.
+        for client in &mut old {
+            assert_eq!(client.answer(0).error, 0);
+        }
+        let _new = attach_as(&server.socket, ALICE, generation * 2 + 1);
+        for client in &mut old {
+            let mut rest = Vec::new();
+            let _ = client.stream.read_to_end(&mut rest);
+            let failed = rest.chunks_exact(16).find(|reply| reply[4..8] != [0; 4]);
+            assert_eq!(failed, None, "round {generation}");
+        }
+        for writer in writers {
+            writer.join().unwrap();
+        }
+    }
 }
 
 #[test]
