@@ -2,6 +2,8 @@
 //!
 //! [`plan`] is the pure part: from what both legs say to the steps. The module's parent says why they are in this order.
 
+mod prepared;
+
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,16 +11,16 @@ use std::time::Duration;
 
 use super::command::Order;
 use super::step::Step;
-use super::{MdArray, slot_of};
+use super::{MdArray, slot_of, sysfs};
 use crate::array::disk::{Access, Disk};
 use crate::array::leg::{self, Leg, LegError};
 use crate::array::{Added, ArrayError, NewLeg, bytes_in};
-use crate::md::format::FormattedLeg;
-use crate::md::superblock::{Features, Role, Timestamp, WRITE_MOSTLY};
-use crate::md::{BitmapSuperblock, DirtyBits, MdUuid, SECTOR, Superblock};
+use crate::md::MdUuid;
+use crate::md::superblock::Timestamp;
 use crate::mirror::generation::{Extent, Generation, Generations, Verdict};
 use crate::raid1::holds::holds;
 use crate::raid1::link::Link;
+use prepared::Prepared;
 
 /// What is known before a leg is added.
 pub struct Situation<'a> {
@@ -55,6 +57,7 @@ impl MdArray {
     pub(super) fn add_leg(&self, request: &NewLeg) -> Result<Added, ArrayError> {
         let location = PathBuf::from(&request.location);
         self.check_local()?;
+        self.thaw()?;
         let local = self.local_leg()?;
         let slot = slot_of(&local, &request.node)?;
         if slot == local.slot {
@@ -108,11 +111,18 @@ impl MdArray {
         }
         // The kernel wants it for itself.
         drop(disk);
+        let serialises = self.serialises();
+        if serialises {
+            self.serialise("0")?;
+        }
         let last = plan.steps.last();
         let given = last.map_or(Ok(()), |step| self.machine.perform(step));
         if let Err(ArrayError::Late(_)) = &given {
             // If this fails, the first error is still the one to tell.
             let _ = self.thaw();
+        }
+        if serialises {
+            self.serialise("1")?;
         }
         given?;
         match self.machine.dry_run {
@@ -153,6 +163,20 @@ impl MdArray {
             }),
             _ => Ok(()),
         }
+    }
+
+    /// Whether somebody has told the array to let overlapping writes wait for each other. NetRAID does not: before Linux
+    /// 7.1 those that wait do not go on in their order, so that legs differ more often than without (`docs/ARCHITECTURE.md`).
+    fn serialises(&self) -> bool {
+        sysfs::read(&self.attribute(SERIALIZE)).is_ok_and(|value| value == "1")
+    }
+
+    /// An array that serialises has no memory for a leg that is added to it, and the kernel (6.1) dies of the next write.
+    fn serialise(&self, value: &str) -> Result<(), ArrayError> {
+        self.machine.perform(&Step::Attribute {
+            file: self.attribute(SERIALIZE),
+            value: value.to_owned(),
+        })
     }
 
     /// What the kernel did with the leg: it has its place, and is not read from.
@@ -399,161 +423,6 @@ fn records(
     Ok(steps)
 }
 
-/// The leg's own metadata, whether it was found or is made.
-struct Prepared {
-    superblock: Superblock,
-    bitmap: Option<(u64, BitmapSuperblock)>,
-    records: [u64; 2],
-    sequence: u64,
-}
-
-impl Prepared {
-    fn new(
-        local: &Leg,
-        situation: &Situation<'_>,
-        whole: Option<&(BitmapSuperblock, DirtyBits)>,
-    ) -> Result<Prepared, ArrayError> {
-        let slot = situation.slot;
-        let mut prepared = match situation.found {
-            Some(found) => Prepared {
-                superblock: found.superblock.clone(),
-                bitmap: found
-                    .bitmap
-                    .as_ref()
-                    .map(|bitmap| (bitmap.start, bitmap.header.clone())),
-                records: found.records,
-                sequence: found.record.sequence + 1,
-            },
-            None => Prepared::made(local, situation, whole)?,
-        };
-        let superblock = &mut prepared.superblock;
-        let recovering = match whole {
-            Some(_) => Features::RECOVERY_OFFSET | Features::RECOVERY_BITMAP,
-            None => Features::RECOVERY_OFFSET,
-        };
-        let all = Features::RECOVERY_OFFSET | Features::RECOVERY_BITMAP;
-        superblock.features = superblock.features.without(all) | recovering;
-        superblock.recovery_offset = 0;
-        superblock.devflags |= WRITE_MOSTLY;
-        (
-            superblock.bblog_size,
-            superblock.bblog_offset,
-            superblock.bblog_shift,
-        ) = (0, 0, 0);
-        superblock.events = match whole {
-            Some(_) => local.superblock.events,
-            // Of an array without a bitmap the kernel takes a leg to its old place only if the leg's count is not behind
-            // its own (super_1_validate of drivers/md/md.c), and its own goes on with every change between clean and
-            // active. Nobody is misled by too high a count: the leg can't be started before it is recovered, and with
-            // its first superblock after that it has the array's.
-            None => local.superblock.events.saturating_add(EVENTS_MEANWHILE),
-        };
-        superblock.resync_offset = local.superblock.resync_offset;
-        superblock.raid_disks = local.superblock.raid_disks;
-        superblock.roles = local.superblock.roles.clone();
-        superblock.dev_number = slot as u32;
-        superblock.set_role(slot as u32, Role::Active(slot as u16));
-        superblock.updated = situation.now;
-        if let (Some((_, header)), Some((array, _))) = (&mut prepared.bitmap, whole) {
-            header.events = array.events.max(local.superblock.events);
-            header.events_cleared = array.events_cleared;
-            header.state = array.state;
-            header.write_behind = array.write_behind;
-        }
-        Ok(prepared)
-    }
-
-    fn made(
-        local: &Leg,
-        situation: &Situation<'_>,
-        whole: Option<&(BitmapSuperblock, DirtyBits)>,
-    ) -> Result<Prepared, ArrayError> {
-        let leg = crate::md::format::NewLeg {
-            device: situation.size,
-            uuid: situation.uuid,
-            write_mostly: true,
-            fail_fast: false,
-        };
-        // Without a bitmap the layout is the same, with room for one.
-        let header = whole.map_or_else(|| plain_bitmap(local), |(header, _)| header.clone());
-        let number = situation.slot as u32;
-        let made = FormattedLeg::join(&local.superblock, &header, number, number as u16, &leg)
-            .map_err(|error| {
-                ArrayError::refused(format!(
-                    "{} can't be a leg: {error}",
-                    situation.disk.display()
-                ))
-            })?;
-        let mut superblock = made.superblock;
-        if whole.is_none() {
-            superblock.features = superblock.features.without(Features::BITMAP_OFFSET);
-        }
-        Ok(Prepared {
-            superblock,
-            bitmap: whole.map(|_| (made.layout.bitmap, made.bitmap)),
-            records: made
-                .layout
-                .records
-                .ok_or_else(|| ArrayError::failed(LegError::NoRoom))?,
-            sequence: 1,
-        })
-    }
-
-    /// The bitmap, then the superblock that keeps everybody from starting the leg, then the record.
-    fn step(
-        self,
-        situation: &Situation<'_>,
-        bits: Option<&DirtyBits>,
-        local: &Leg,
-        generations: &Generations,
-    ) -> Result<Step, ArrayError> {
-        let mut writes = Vec::new();
-        if let (Some((start, header)), Some(bits)) = (&self.bitmap, bits) {
-            let used = header.used();
-            let mut bytes = bits.encode(header);
-            bytes.truncate(used as usize);
-            let pieces = bytes.chunks(PIECE).enumerate();
-            writes.extend(pieces.map(|(n, piece)| (start + (n * PIECE) as u64, piece.to_vec())));
-        }
-        let at = self.superblock.super_offset * SECTOR;
-        let length = self.superblock.encoded_len();
-        writes.push((at, self.superblock.encode()[..length].to_vec()));
-        let mut own = generations.clone();
-        own.away[situation.slot] = Generation::NONE;
-        let names = local.names();
-        let record = leg::record(
-            &self.superblock,
-            situation.slot,
-            &names,
-            &own,
-            self.sequence,
-        )
-        .map_err(ArrayError::failed)?;
-        writes.extend(leg::encode_record(&record, self.records).map_err(ArrayError::failed)?);
-        Ok(Step::Write {
-            disk: situation.disk.to_owned(),
-            what: "it is being recovered".into(),
-            writes,
-        })
-    }
-}
-
-/// A header for the layout of a leg of an array without a bitmap.
-fn plain_bitmap(local: &Leg) -> BitmapSuperblock {
-    BitmapSuperblock {
-        uuid: local.superblock.set_uuid,
-        events: local.superblock.events,
-        events_cleared: local.superblock.events,
-        sync_size: local.superblock.size,
-        state: 0,
-        chunk: crate::md::Layout::default_chunk(local.size()),
-        daemon_sleep: 5,
-        write_behind: 0,
-        sectors_reserved: 0,
-        cluster_name: [0; 64],
-    }
-}
-
 /// Chunks that hold these bytes, cut to those that exist.
 fn in_chunks(bytes: &[Range<u64>], chunk: u64, chunks: u64) -> Vec<Range<u64>> {
     let runs = bytes.iter().filter(|range| range.start < range.end);
@@ -562,11 +431,8 @@ fn in_chunks(bytes: &[Range<u64>], chunk: u64, chunks: u64) -> Vec<Range<u64>> {
         .collect()
 }
 
-/// Events that an array may have while a leg is prepared for it: some ten a second while an application writes now and
-/// then, for as long as a slow disk may need for the steps.
-const EVENTS_MEANWHILE: u64 = 1 << 10;
-/// Longest write of a bitmap, in bytes.
-const PIECE: usize = 1 << 20;
+/// Of an array: overlapping writes wait for each other.
+const SERIALIZE: &str = "serialize_policy";
 /// Longest wait for a look at what a disk holds.
 const PATIENCE: Duration = Duration::from_secs(30);
 
