@@ -46,6 +46,23 @@ fn a_mirror_is_made_filled_stopped_and_started_with_nothing_to_resync() {
     });
 }
 
+#[test]
+fn a_mirror_that_a_killed_mdadm_left_frozen_is_resynced_when_a_leg_is_added() {
+    scenario(Lab::builder().nodes(2), |lab| {
+        let mirror = Mirror::of(lab);
+        mirror.create()?;
+        mirror.start()?;
+        mirror.export(2)?;
+        mirror.attach(2)?;
+        lab.node(1).must(&format!(
+            "echo frozen >/sys/block/$(basename $(readlink -f {DEVICE}))/md/sync_action"
+        ))?;
+        mirror.add(2)?;
+        mirror.wait_whole()?;
+        mirror.stop_and_compare()
+    });
+}
+
 fn start_again(mirror: &Mirror) -> Result<()> {
     mirror.start()?;
     mirror.attach(2)?;

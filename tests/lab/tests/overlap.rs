@@ -9,24 +9,26 @@ use netraid_lab::{Job, Lab, Node, scenario, wait_until};
 fn a_link_replaced_under_overlapping_writes_may_leave_legs_that_differ_until_a_full_resync() {
     scenario(Lab::builder().nodes(2), |lab| {
         let mut mirror = Mirror::of(lab);
-        mirror.attach_words = "--timeout 1 --dead-timeout 20".to_owned();
+        mirror.attach_words = "--timeout 3 --dead-timeout 60".to_owned();
         let watch = mirror.make_watched()?.remove(0);
         let (source, target) = (lab.node(1), lab.node(2));
-        // nbd sends again what was in flight, one request after the other as their timeouts end, in any order.
-        let rounds = 20;
+        let rounds = 3;
         for round in 1.. {
-            let writers = write_while_nobody_answers(&mirror)?;
-            watch_wait(&watch, "\"link_dead\"", round)?;
-            target.must("pkill -CONT -x nbd-server")?;
-            ensure!(writers.wait(SOON)?.ok(), "a write failed");
-            watch_wait(&watch, "\"reconnected\"", round)?;
+            let old = write_to_a_server_that_dies(&mirror)?;
+            mirror.export(2)?;
+            wait_until(SOON, "a new link", || {
+                let said = watch.output().stdout;
+                Ok((said.matches("\"reconnected\"").count() >= round).then_some(()))
+            })?;
+            // nbd sends them at once, and what was in flight on the dead link only when its own timeout has passed.
+            write_new(source)?;
+            ensure!(old.wait(SOON)?.ok(), "a write failed");
             ensure!(mirror.leg(2)? == "Target", "the leg was lost");
             target.must("sync /dev/ubdb")?;
             if let Err(difference) = mirror.check_equal() {
                 let difference = format!("{difference:#}");
                 lab.note(&difference);
                 ensure!(difference.contains("first at byte"), "{difference}");
-                println!("after {round} rounds: {difference}");
                 break;
             }
             if round == rounds {
@@ -47,13 +49,14 @@ fn a_link_replaced_under_overlapping_writes_may_leave_legs_that_differ_until_a_f
 fn a_leg_that_is_given_up_with_its_link_is_the_same_after_overlapping_writes() {
     scenario(Lab::builder().nodes(2), |lab| {
         let mut mirror = Mirror::of(lab);
-        mirror.attach_words = "--timeout 1 --dead-timeout 0".to_owned();
+        mirror.attach_words = "--timeout 3 --dead-timeout 0".to_owned();
         mirror.make()?;
-        for _ in 0..6 {
-            let writers = write_while_nobody_answers(&mirror)?;
+        for _ in 0..3 {
+            let old = write_to_a_server_that_dies(&mirror)?;
+            mirror.export(2)?;
+            write_new(lab.node(1))?;
+            ensure!(old.wait(SOON)?.ok(), "a write failed");
             mirror.wait_lost(2, SOON)?;
-            ensure!(writers.wait(SOON)?.ok(), "a write failed");
-            lab.node(2).must("pkill -CONT -x nbd-server")?;
             let added = mirror.take_back(2)?;
             ensure!(added["full"] == false, "all is copied: {added}");
             mirror.wait_whole()?;
@@ -87,21 +90,39 @@ fn a_leg_is_added_to_an_array_that_serialises_overlapping_writes() {
     });
 }
 
-/// Stops the target's server and begins eight writes to each of four blocks at once.
-fn write_while_nobody_answers(mirror: &Mirror) -> Result<Job> {
-    let source = mirror.source_node();
+/// Begins several writes to each of four blocks, and kills the server before it has answered them.
+fn write_to_a_server_that_dies(mirror: &Mirror) -> Result<Job> {
+    let (source, target) = (mirror.source_node(), mirror.lab.node(2));
     // The array is active and the bits are set, and both stay so: the writes below wait for no metadata.
     source.must(&format!(
         "cd {} && echo 10 >bitmap/time_base && echo 60 >safe_mode_delay && \
          dd if=/dev/urandom of={DEVICE} bs=64k count=1 oflag=direct status=none",
         md()
     ))?;
-    mirror.lab.node(2).must("pkill -STOP -x nbd-server")?;
-    let writers = source.spawn(&format!(
-        "for n in $(seq 32); do yes $n | head -c 4096 | dd of={DEVICE} bs=4k seek=$((n % 4)) count=1 iflag=fullblock \
-         oflag=direct conv=notrunc status=none & done; wait"
-    ))?;
+    target.must("pkill -STOP -x nbd-server")?;
+    let writers = source.spawn(&write("old", 16))?;
+    wait_until(SOON, "each block is being written", || {
+        let inflight = source.must("cat /sys/block/nbd2/inflight")?;
+        let writes = inflight.split_whitespace().nth(1).unwrap_or("0");
+        Ok((writes.parse::<u32>()? >= 12).then_some(()))
+    })?;
+    target.must("pkill -KILL -x nbd-server && while pgrep -x nbd-server; do sleep 0.05; done")?;
     Ok(writers)
+}
+
+/// Writes each of the four blocks again, and waits for that.
+fn write_new(source: &Node) -> Result<()> {
+    let writers = source.spawn(&write("new", 4))?;
+    ensure!(writers.wait(SOON)?.ok(), "a write failed");
+    Ok(())
+}
+
+/// A command that writes so many times at once, block after block, and round again.
+fn write(word: &str, times: u32) -> String {
+    format!(
+        "for n in $(seq {times}); do yes {word}$n | head -c 4096 | dd of={DEVICE} bs=4k seek=$((n % 4)) count=1 \
+         iflag=fullblock oflag=direct conv=notrunc status=none & done; wait"
+    )
 }
 
 /// How many sectors of the legs differ, by the kernel's count.
@@ -117,10 +138,4 @@ fn mismatches(source: &Node) -> Result<u64> {
 
 fn md() -> String {
     format!("/sys/block/$(basename $(readlink -f {DEVICE}))/md")
-}
-
-fn watch_wait(watch: &Job, event: &str, times: usize) -> Result<()> {
-    wait_until(SOON, event, || {
-        Ok((watch.output().stdout.matches(event).count() >= times).then_some(()))
-    })
 }
