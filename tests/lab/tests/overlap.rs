@@ -9,7 +9,7 @@ use netraid_lab::{Job, Lab, Node, scenario, wait_until};
 fn a_link_replaced_under_overlapping_writes_may_leave_legs_that_differ_until_a_full_resync() {
     scenario(Lab::builder().nodes(2), |lab| {
         let mut mirror = Mirror::of(lab);
-        mirror.attach_words = "--timeout 3 --dead-timeout 60".to_owned();
+        mirror.attach_words = "--timeout 5 --dead-timeout 60".to_owned();
         let watch = mirror.make_watched()?.remove(0);
         let (source, target) = (lab.node(1), lab.node(2));
         let rounds = 3;
@@ -49,7 +49,7 @@ fn a_link_replaced_under_overlapping_writes_may_leave_legs_that_differ_until_a_f
 fn a_leg_that_is_given_up_with_its_link_is_the_same_after_overlapping_writes() {
     scenario(Lab::builder().nodes(2), |lab| {
         let mut mirror = Mirror::of(lab);
-        mirror.attach_words = "--timeout 3 --dead-timeout 0".to_owned();
+        mirror.attach_words = "--timeout 5 --dead-timeout 0".to_owned();
         mirror.make()?;
         for _ in 0..3 {
             let old = write_to_a_server_that_dies(&mirror)?;
@@ -90,6 +90,59 @@ fn a_leg_is_added_to_an_array_that_serialises_overlapping_writes() {
     });
 }
 
+/// Writes a buffer again and again, and changes it all the time.
+const RESTLESS: &str = r#"
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+static volatile long *buffer;
+static volatile int done;
+static void *change(void *unused) {
+	for (long n = 1; !done; n++)
+		for (int i = 0; i < 65536 / 8; i += 64)
+			buffer[i] = n;
+	return unused;
+}
+int main(int count, char **words) {
+	int fd = open(words[1], O_WRONLY | O_DIRECT);
+	void *bytes;
+	pthread_t thread;
+	if (count != 2 || fd < 0 || posix_memalign(&bytes, 4096, 65536))
+		return 2;
+	buffer = memset(bytes, 0, 65536);
+	pthread_create(&thread, 0, change, 0);
+	for (int n = 0; n < 1000; n++)
+		if (pwrite(fd, bytes, 65536, n % 64 * 65536) != 65536)
+			return 1;
+	done = 1;
+	return pthread_join(thread, 0);
+}
+"#;
+
+#[test]
+fn a_buffer_that_changes_while_it_is_written_makes_legs_differ_until_a_full_resync() {
+    scenario(Lab::builder().nodes(2), |lab| {
+        let mirror = Mirror::of(lab);
+        mirror.make()?;
+        let source = lab.node(1);
+        source.must(&format!(
+            "cc -O1 -pthread -o /run/restless -xc - <<'END'\n{RESTLESS}\nEND\n"
+        ))?;
+        source.must(&format!("/run/restless {DEVICE}"))?;
+        lab.node(2).must("sync /dev/ubdb")?;
+        ensure!(
+            mirror.check_equal().is_err() && mismatches(source)? > 0,
+            "no difference: the warning in the README may have become needless"
+        );
+        source.must("netraid array fullresync --tag data --node node2")?;
+        mirror.wait_whole()?;
+        mirror.stop_and_compare()
+    });
+}
+
 /// Begins several writes to each of four blocks, and kills the server before it has answered them.
 fn write_to_a_server_that_dies(mirror: &Mirror) -> Result<Job> {
     let (source, target) = (mirror.source_node(), mirror.lab.node(2));
@@ -100,11 +153,11 @@ fn write_to_a_server_that_dies(mirror: &Mirror) -> Result<Job> {
         md()
     ))?;
     target.must("pkill -STOP -x nbd-server")?;
-    let writers = source.spawn(&write("old", 16))?;
-    wait_until(SOON, "each block is being written", || {
+    let writers = source.spawn(&write("old", 8))?;
+    wait_until(SOON, "all are in flight", || {
         let inflight = source.must("cat /sys/block/nbd2/inflight")?;
         let writes = inflight.split_whitespace().nth(1).unwrap_or("0");
-        Ok((writes.parse::<u32>()? >= 12).then_some(()))
+        Ok((writes.parse::<u32>()? >= 8).then_some(()))
     })?;
     target.must("pkill -KILL -x nbd-server && while pgrep -x nbd-server; do sleep 0.05; done")?;
     Ok(writers)
@@ -120,8 +173,8 @@ fn write_new(source: &Node) -> Result<()> {
 /// A command that writes so many times at once, block after block, and round again.
 fn write(word: &str, times: u32) -> String {
     format!(
-        "for n in $(seq {times}); do yes {word}$n | head -c 4096 | dd of={DEVICE} bs=4k seek=$((n % 4)) count=1 \
-         iflag=fullblock oflag=direct conv=notrunc status=none & done; wait"
+        "yes {word} | head -c 4096 >/run/{word}; for n in $(seq {times}); do dd if=/run/{word} of={DEVICE} bs=4k \
+         seek=$((n % 4)) count=1 oflag=direct conv=notrunc status=none & done; wait"
     )
 }
 
