@@ -4,6 +4,8 @@
 use super::*;
 use crate::array::create::{Creation, create};
 use crate::array::leg::Leg;
+use crate::md::superblock::{Features, Role, WRITE_MOSTLY};
+use crate::md::{DirtyBits, SECTOR, Superblock};
 use crate::mirror::generation::Verdict;
 use crate::raid1::metadata::now;
 use std::fs;
