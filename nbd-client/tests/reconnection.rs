@@ -6,9 +6,11 @@
     reason = "a test fails by panicking"
 )]
 
+#[path = "reconnection/holding.rs"]
+mod holding;
 mod peers;
 
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -20,6 +22,8 @@ use nbd_server::device::{BlockDevice, Geometry};
 use nbd_server::export::Export;
 use nbd_server::listener::Listener;
 use nbd_server::server::{Server, ServerHandle};
+
+use holding::Holding;
 
 fn run<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread()
@@ -229,78 +233,6 @@ fn a_client_told_never_to_reconnect_fails_at_once() {
     .unwrap();
     server.kill();
     assert!(run(client.read(0, 512)).is_err());
-}
-
-/// Memory whose first write is held until it is released.
-#[derive(Default)]
-struct Holding {
-    data: Mutex<Vec<u8>>,
-    held: Mutex<Option<(Command, Completion)>>,
-    writes: Mutex<usize>,
-    changed: Condvar,
-    /// What names it, if it outlives the server.
-    memory: Option<&'static str>,
-}
-
-impl Holding {
-    fn carry_out(&self, command: Command, completion: Completion) {
-        let mut data = self.data.lock().unwrap();
-        let answer = match command {
-            Command::Read { offset, length } => {
-                let offset = offset as usize;
-                Answer::Data(Bytes::copy_from_slice(
-                    &data[offset..offset + length as usize],
-                ))
-            }
-            Command::Write {
-                offset, data: new, ..
-            } => {
-                data[offset as usize..offset as usize + new.len()].copy_from_slice(&new);
-                Answer::Done
-            }
-            _ => Answer::Done,
-        };
-        drop(data);
-        completion.complete(Ok(answer));
-    }
-
-    fn release(&self) {
-        let held = self.held.lock().unwrap().take();
-        let (command, completion) = held.expect("a write is held");
-        self.carry_out(command, completion);
-    }
-}
-
-impl BlockDevice for Holding {
-    fn geometry(&self) -> Geometry {
-        Geometry {
-            size: 1 << 20,
-            minimum_block: 1,
-            preferred_block: 4096,
-            read_only: false,
-            rotational: false,
-            fast_zero: false,
-            multi_connection: true,
-            contexts: vec!["base:allocation".to_owned()],
-        }
-    }
-
-    fn memory(&self) -> Option<String> {
-        self.memory.map(str::to_owned)
-    }
-
-    fn submit(&self, command: Command, completion: Completion) {
-        if let Command::Write { .. } = command {
-            let mut writes = self.writes.lock().unwrap();
-            *writes += 1;
-            self.changed.notify_all();
-            if *writes == 1 {
-                *self.held.lock().unwrap() = Some((command, completion));
-                return;
-            }
-        }
-        self.carry_out(command, completion);
-    }
 }
 
 fn our_server(directory: &std::path::Path, device: Arc<Holding>) -> (ServerHandle, Target) {
