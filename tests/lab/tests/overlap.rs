@@ -90,59 +90,6 @@ fn a_leg_is_added_to_an_array_that_serialises_overlapping_writes() {
     });
 }
 
-/// Writes a buffer again and again, and changes it all the time.
-const RESTLESS: &str = r#"
-#define _GNU_SOURCE
-#include <fcntl.h>
-#include <pthread.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
-static volatile long *buffer;
-static volatile int done;
-static void *change(void *unused) {
-	for (long n = 1; !done; n++)
-		for (int i = 0; i < 65536 / 8; i += 64)
-			buffer[i] = n;
-	return unused;
-}
-int main(int count, char **words) {
-	int fd = open(words[1], O_WRONLY | O_DIRECT);
-	void *bytes;
-	pthread_t thread;
-	if (count != 2 || fd < 0 || posix_memalign(&bytes, 4096, 65536))
-		return 2;
-	buffer = memset(bytes, 0, 65536);
-	pthread_create(&thread, 0, change, 0);
-	for (int n = 0; n < 1000; n++)
-		if (pwrite(fd, bytes, 65536, n % 64 * 65536) != 65536)
-			return 1;
-	done = 1;
-	return pthread_join(thread, 0);
-}
-"#;
-
-#[test]
-fn a_buffer_that_changes_while_it_is_written_makes_legs_differ_until_a_full_resync() {
-    scenario(Lab::builder().nodes(2), |lab| {
-        let mirror = Mirror::of(lab);
-        mirror.make()?;
-        let source = lab.node(1);
-        source.must(&format!(
-            "cc -O1 -pthread -o /run/restless -xc - <<'END'\n{RESTLESS}\nEND\n"
-        ))?;
-        source.must(&format!("/run/restless {DEVICE}"))?;
-        lab.node(2).must("sync /dev/ubdb")?;
-        ensure!(
-            mirror.check_equal().is_err() && mismatches(source)? > 0,
-            "no difference: the warning in the README may have become needless"
-        );
-        source.must("netraid array fullresync --tag data --node node2")?;
-        mirror.wait_whole()?;
-        mirror.stop_and_compare()
-    });
-}
-
 /// Begins several writes to each of four blocks, and kills the server before it has answered them.
 fn write_to_a_server_that_dies(mirror: &Mirror) -> Result<Job> {
     let (source, target) = (mirror.source_node(), mirror.lab.node(2));
