@@ -1,0 +1,198 @@
+//! Who copies to whom, and how much: one function over the records of two nodes, in the rows of DRBD's table.
+//!
+//! The rows, their numbers and their order are those of `drbd_receiver.c` (`drbd_uuid_compare` and what follows it in
+//! `drbd_sync_handshake`); the generations alone are compared by [`decide`]. Where the kernel's md makes a row of no
+//! consequence (it always copies what either bitmap has marked, so "no sync" is a resync of nothing), the row is kept for
+//! its direction and its name. Seen from either side the answers are each other's [`Outcome::reversed`] under the same
+//! rule name.
+
+use super::generation::{Extent, Generation, Verdict, decide};
+use super::record::Record;
+
+/// What is to be done with two legs, seen from the first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Nothing needs to be copied, or there is nothing to copy.
+    Nothing,
+    /// The other leg is the target.
+    ToPeer(Extent),
+    /// This leg is the target.
+    FromPeer(Extent),
+    /// Both were written without the other. Nothing is copied until an administrator gives one up; then this much.
+    SplitBrain(Extent),
+    /// They never belonged together, or too long ago to tell.
+    Unrelated,
+    /// Something is about to change: compare again after that.
+    Again,
+}
+
+impl Outcome {
+    /// The same seen from the other side.
+    #[must_use]
+    pub fn reversed(self) -> Outcome {
+        match self {
+            Outcome::ToPeer(extent) => Outcome::FromPeer(extent),
+            Outcome::FromPeer(extent) => Outcome::ToPeer(extent),
+            other => other,
+        }
+    }
+}
+
+/// An outcome and where it comes from, for logs and the status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// The row of the table, seen from this side: `0` to `22`, or the letter of a step after it.
+    pub row: &'static str,
+    /// The row's name, the same on both sides.
+    pub rule: &'static str,
+    /// What it says.
+    pub outcome: Outcome,
+}
+
+/// How writes are acknowledged, as far as it matters here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// Asynchronous (A, B): a source may have acknowledged what its targets never got.
+    Async,
+    /// Synchronous (C): what was acknowledged is on every leg in sync.
+    Sync,
+}
+
+/// Compares two nodes' records; the first row that matches decides, and then what administrators gave up.
+pub fn compare(own: &Record, peer: &Record, protocol: Protocol) -> Decision {
+    if own.changing || peer.changing {
+        return row("0", "changed while comparing", Outcome::Again);
+    }
+    given_up(own, peer, table(own, peer, protocol))
+}
+
+fn table(own: &Record, peer: &Record, protocol: Protocol) -> Decision {
+    let (own_slot, peer_slot) = (own.node.slot(), peer.node.slot());
+    let by_id = decide(&own.generations, own_slot, &peer.generations, peer_slot);
+    let split = |row: &'static str, extent| Decision {
+        row,
+        rule: by_id.rule,
+        outcome: Outcome::SplitBrain(extent),
+    };
+    let pick = |to: &'static str, from: &'static str| match by_id.verdict {
+        Verdict::ToPeer(extent) => row(to, by_id.rule, Outcome::ToPeer(extent)),
+        Verdict::FromPeer(extent) => row(from, by_id.rule, Outcome::FromPeer(extent)),
+        _ => row("22", by_id.rule, Outcome::Unrelated),
+    };
+    match (by_id.verdict, by_id.rule) {
+        (Verdict::NoData, rule) => row("1", rule, Outcome::Nothing),
+        (Verdict::Same, _) => same_generation(own, peer, protocol),
+        (Verdict::SplitBrain, "both written alone") => split("20", Extent::Partial),
+        (Verdict::SplitBrain, _) => split("21", Extent::Full),
+        (_, "one just created") => pick("3", "2"),
+        (_, "was away") => pick("16", "14"),
+        (_, "away as another leg") => pick("17", "15"),
+        _ => pick("19", "18"),
+    }
+}
+
+/// Rows 4 to 13: nobody wrote without the other. What is marked in either bitmap is copied; this is about direction.
+fn same_generation(own: &Record, peer: &Record, protocol: Protocol) -> Decision {
+    let partial = Extent::Partial;
+    let way = |to_peer: bool| match to_peer {
+        true => Outcome::ToPeer(partial),
+        false => Outcome::FromPeer(partial),
+    };
+    let away = |here: &Record, there: &Record| {
+        here.generations.away[there.node.slot()] != Generation::NONE
+    };
+    match (away(own, peer), away(peer, own)) {
+        (true, false) => {
+            return row("4", "end of the resync not seen", way(true));
+        }
+        (false, true) => {
+            return row("5", "end of the resync not seen", way(false));
+        }
+        _ => {}
+    }
+    // Roles at the time of a crash count less than what is true now.
+    let soft = |number, rule, to_peer: bool| match () {
+        () if own.consistent != peer.consistent => {
+            row("a", "one was being resynced", way(own.consistent))
+        }
+        () if own.running != peer.running => row("a", "one is in service", way(own.running)),
+        () => row(number, rule, way(to_peer)),
+    };
+    let none = |number, rule| match own.consistent != peer.consistent || own.running != peer.running
+    {
+        true => soft(number, rule, true),
+        false => row(number, rule, Outcome::Nothing),
+    };
+    let tie = own.node < peer.node;
+    let crashed = (own.crashed, peer.crashed);
+    let neither_runs = !own.running && !peer.running;
+    match () {
+        () if own.fresh && peer.fresh => none("6", "neither was restarted"),
+        // Only as long as nobody went on without it: what runs is what applications have seen since.
+        () if protocol == Protocol::Async
+            && own.crashed != peer.crashed
+            && neither_runs
+            && own.consistent == peer.consistent =>
+        {
+            row(
+                "7",
+                "crashed source may have acknowledged more",
+                way(own.crashed),
+            )
+        }
+        () if own.lost_quorum != peer.lost_quorum => {
+            soft("8", "one lost its quorum as source", own.lost_quorum)
+        }
+        () if own.lost_quorum => soft("9", "both lost their quorum as source", tie),
+        () if own.crashed && peer.fresh => soft("10", "one crashed, the other survived", false),
+        () if peer.crashed && own.fresh => soft("10", "one crashed, the other survived", true),
+        () if own.fresh || peer.fresh => none("11", "one was restarted"),
+        () if crashed == (true, true) => soft("12", "both crashed as source", tie),
+        () if crashed != (false, false) => soft("12", "one crashed as source", own.crashed),
+        () => none("13", "both were off, none crashed"),
+    }
+}
+
+/// Steps e and f: what administrators gave up.
+fn given_up(own: &Record, peer: &Record, found: Decision) -> Decision {
+    let loses = |loser: &Record, other: &Record| {
+        let current = loser.generations.current;
+        loser.gives_up(loser.node, current) || other.gives_up(loser.node, current)
+    };
+    let to_peer = match (loses(own, peer), loses(peer, own)) {
+        (false, true) => true,
+        (true, false) => false,
+        // Nobody said anything, or they said opposite things.
+        _ => return found,
+    };
+    let toward = |extent| match to_peer {
+        true => Outcome::ToPeer(extent),
+        false => Outcome::FromPeer(extent),
+    };
+    let source = if to_peer { own } else { peer };
+    match found.outcome {
+        Outcome::SplitBrain(extent) => row("e", "split brain, one side given up", toward(extent)),
+        Outcome::Unrelated => row(
+            "e",
+            "unrelated data, one side given up",
+            toward(Extent::Full),
+        ),
+        Outcome::ToPeer(extent) | Outcome::FromPeer(extent)
+            if found.outcome != toward(extent) && source.consistent && has_data(source) =>
+        {
+            row("f", "reverting to older data", toward(extent))
+        }
+        _ => found,
+    }
+}
+
+fn has_data(record: &Record) -> bool {
+    record.generations.current != Generation::NONE
+}
+
+fn row(row: &'static str, rule: &'static str, outcome: Outcome) -> Decision {
+    Decision { row, rule, outcome }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,81 @@
+//! What a node keeps of a mirror between two starts, and what it tells the other nodes of itself.
+
+use super::generation::{Generation, Generations, SLOTS};
+use super::node::{NodeId, NodeSet};
+
+/// What a node keeps durably: its own leg's generations, the flag files, and what it knows of the others.
+///
+/// The leg itself is where generations are kept first (an array names a departure on its legs before it answers a
+/// write); whoever drives the machine reads them anew before each decision
+/// ([`Event::OwnLeg`](super::event::Event::OwnLeg)).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// Whose data this leg has.
+    pub generations: Generations,
+    /// The leg's data is of one moment: it is not in the middle of a resync.
+    pub consistent: bool,
+    /// A source said that it goes on without this leg.
+    pub outdated: bool,
+    /// This leg is known to have the newest data. Only believed until the machine is restarted.
+    pub fresh: bool,
+    /// In service when this was written; found at a boot, it says that the node crashed as source.
+    pub was_source: bool,
+    /// The flag file `TAG_last_owner`.
+    pub last_owner: bool,
+    /// The flag file `TAG_source`.
+    pub source: Option<NodeId>,
+    /// The flag file `TAG_data_corrupt`.
+    pub data_corrupt: bool,
+    /// The nodes of the mirror, this one included.
+    pub nodes: NodeSet,
+    /// Nodes that were in sync when last heard of, and so could have gone into service since.
+    pub in_sync: NodeSet,
+    /// Nodes that were in sync when the mirror was last stopped cleanly; empty since it was started again.
+    pub clean: NodeSet,
+    /// Targets whose next resync has to copy everything.
+    pub full: NodeSet,
+    /// Targets that an administrator paused.
+    pub paused: NodeSet,
+    /// For each node, a generation of its data that an administrator gave up.
+    pub discarded: [Generation; SLOTS],
+}
+
+/// What a node tells the others of itself: when they meet, and whenever it changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Who tells.
+    pub node: NodeId,
+    /// Whose data its leg has.
+    pub generations: Generations,
+    /// See [`Memory::consistent`].
+    pub consistent: bool,
+    /// See [`Memory::outdated`].
+    pub outdated: bool,
+    /// See [`Memory::fresh`].
+    pub fresh: bool,
+    /// It is in service.
+    pub running: bool,
+    /// It crashed as source, and nobody took over yet as far as it knows.
+    pub crashed: bool,
+    /// While in service: the nodes whose legs are in sync now, its own included.
+    pub members: NodeSet,
+    /// While in service: the nodes whose legs are being resynced.
+    pub resyncing: NodeSet,
+    /// See [`Memory::in_sync`].
+    pub in_sync: NodeSet,
+    /// See [`Memory::clean`].
+    pub clean: NodeSet,
+    /// See [`Memory::discarded`].
+    pub discarded: [Generation; SLOTS],
+    /// It was in service when it lost its quorum.
+    pub lost_quorum: bool,
+    /// Its generations are about to change; compare again after that.
+    pub changing: bool,
+}
+
+impl Record {
+    /// Whether an administrator gave up the data that `node` has, as far as this record's node knows.
+    pub fn gives_up(&self, node: NodeId, generation: Generation) -> bool {
+        generation != Generation::NONE && self.discarded[node.slot()] == generation
+    }
+}
