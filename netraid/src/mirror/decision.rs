@@ -101,55 +101,35 @@ fn same_generation(own: &Record, peer: &Record, protocol: Protocol) -> Decision 
     let away = |here: &Record, there: &Record| {
         here.generations.away[there.node.slot()] != Generation::NONE
     };
-    match (away(own, peer), away(peer, own)) {
-        (true, false) => {
-            return row("4", "end of the resync not seen", way(true));
-        }
-        (false, true) => {
-            return row("5", "end of the resync not seen", way(false));
-        }
-        _ => {}
-    }
-    // Roles at the time of a crash count less than what is true now.
-    let soft = |number, rule, to_peer: bool| match () {
+    let tie = own.node < peer.node;
+    let nothing = |number, rule| row(number, rule, Outcome::Nothing);
+    match () {
+        // DRBD looks at step a later and at some rows only. Here nothing that was done in the past counts more than what
+        // applications see now: since neither wrote without the other, both directions are right.
         () if own.consistent != peer.consistent => {
             row("a", "one was being resynced", way(own.consistent))
         }
         () if own.running != peer.running => row("a", "one is in service", way(own.running)),
-        () => row(number, rule, way(to_peer)),
-    };
-    let none = |number, rule| match own.consistent != peer.consistent || own.running != peer.running
-    {
-        true => soft(number, rule, true),
-        false => row(number, rule, Outcome::Nothing),
-    };
-    let tie = own.node < peer.node;
-    let crashed = (own.crashed, peer.crashed);
-    let neither_runs = !own.running && !peer.running;
-    match () {
-        () if own.fresh && peer.fresh => none("6", "neither was restarted"),
-        // Only as long as nobody went on without it: what runs is what applications have seen since.
-        () if protocol == Protocol::Async
-            && own.crashed != peer.crashed
-            && neither_runs
-            && own.consistent == peer.consistent =>
-        {
-            row(
-                "7",
-                "crashed source may have acknowledged more",
-                way(own.crashed),
-            )
+        () if away(own, peer) && !away(peer, own) => {
+            row("4", "end of the resync not seen", way(true))
+        }
+        () if away(peer, own) && !away(own, peer) => {
+            row("5", "end of the resync not seen", way(false))
+        }
+        () if own.fresh && peer.fresh => nothing("6", "neither was restarted"),
+        () if protocol == Protocol::Async && own.crashed != peer.crashed => {
+            row("7", MAY_HAVE_MORE, way(own.crashed))
         }
         () if own.lost_quorum != peer.lost_quorum => {
-            soft("8", "one lost its quorum as source", own.lost_quorum)
+            row("8", "one lost its quorum as source", way(own.lost_quorum))
         }
-        () if own.lost_quorum => soft("9", "both lost their quorum as source", tie),
-        () if own.crashed && peer.fresh => soft("10", "one crashed, the other survived", false),
-        () if peer.crashed && own.fresh => soft("10", "one crashed, the other survived", true),
-        () if own.fresh || peer.fresh => none("11", "one was restarted"),
-        () if crashed == (true, true) => soft("12", "both crashed as source", tie),
-        () if crashed != (false, false) => soft("12", "one crashed as source", own.crashed),
-        () => none("13", "both were off, none crashed"),
+        () if own.lost_quorum => row("9", "both lost their quorum as source", way(tie)),
+        () if own.crashed && peer.fresh => row("10", SURVIVED, way(false)),
+        () if peer.crashed && own.fresh => row("10", SURVIVED, way(true)),
+        () if own.fresh || peer.fresh => nothing("11", "one was restarted"),
+        () if own.crashed && peer.crashed => row("12", "both crashed as source", way(tie)),
+        () if own.crashed || peer.crashed => row("12", "one crashed as source", way(own.crashed)),
+        () => nothing("13", "both were off, none crashed"),
     }
 }
 
@@ -189,6 +169,10 @@ fn given_up(own: &Record, peer: &Record, found: Decision) -> Decision {
 fn has_data(record: &Record) -> bool {
     record.generations.current != Generation::NONE
 }
+
+const SURVIVED: &str = "one crashed, the other survived";
+/// The name of row 7, which is the only one of rows 4 to 13 that forbids something.
+pub const MAY_HAVE_MORE: &str = "crashed source may have acknowledged more";
 
 fn row(row: &'static str, rule: &'static str, outcome: Outcome) -> Decision {
     Decision { row, rule, outcome }

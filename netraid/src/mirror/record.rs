@@ -30,8 +30,9 @@ pub struct Memory {
     pub nodes: NodeSet,
     /// Nodes that were in sync when last heard of, and so could have gone into service since.
     pub in_sync: NodeSet,
-    /// Nodes that were in sync when the mirror was last stopped cleanly; empty since it was started again.
-    pub clean: NodeSet,
+    /// Nodes that can be resynced without the previous source's bitmap: in sync when it stopped the mirror cleanly, or
+    /// resynced by this node since.
+    pub settled: NodeSet,
     /// Targets whose next resync has to copy everything.
     pub full: NodeSet,
     /// Targets that an administrator paused.
@@ -61,10 +62,14 @@ pub struct Record {
     pub members: NodeSet,
     /// While in service: the nodes whose legs are being resynced.
     pub resyncing: NodeSet,
+    /// See [`Memory::nodes`].
+    pub nodes: NodeSet,
     /// See [`Memory::in_sync`].
     pub in_sync: NodeSet,
-    /// See [`Memory::clean`].
-    pub clean: NodeSet,
+    /// Out of service after a clean stop: the nodes that were in sync then.
+    pub settled: NodeSet,
+    /// The source whose writes this node's leg takes.
+    pub accepts: Option<NodeId>,
     /// See [`Memory::discarded`].
     pub discarded: [Generation; SLOTS],
     /// It was in service when it lost its quorum.

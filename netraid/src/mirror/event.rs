@@ -1,0 +1,102 @@
+//! What can happen to a mirror on a node.
+
+use super::generation::Generations;
+use super::node::{NodeId, NodeSet};
+use super::record::Record;
+
+/// Something that happened; the machine answers with [`Action`](super::action::Action)s.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The driver began, with what [`Memory`](super::record::Memory) it found.
+    Boot(Boot),
+    /// What the own leg says of itself. Others write to it, so it is read and told again before [`Event::Restore`],
+    /// [`Event::Force`], [`Event::Resolve`] and [`Event::Peer`].
+    OwnLeg {
+        /// Its generations, departures that only md's superblock knows of included.
+        generations: Generations,
+        /// It is not in the middle of a resync.
+        consistent: bool,
+    },
+    /// What the flag files say; somebody may have made or removed one by hand.
+    Flags {
+        /// `TAG_last_owner` is there.
+        last_owner: bool,
+        /// The node that `TAG_source` names.
+        source: Option<NodeId>,
+        /// `TAG_data_corrupt` is there.
+        data_corrupt: bool,
+    },
+
+    /// The cluster manager brings the mirror in service here.
+    Restore,
+    /// The cluster manager takes it out of service here.
+    Remove,
+    /// The cluster manager looks after it (`quickCheck`, each `LKCHECKINTERVAL`).
+    QuickCheck,
+    /// The parent resource that `LKDR_WAIT_TO_RESYNC` names came into service, or left it.
+    Parents {
+        /// It is in service.
+        up: bool,
+    },
+
+    /// A peer's daemon was reached, or told something new of itself.
+    Peer(Box<Record>),
+    /// A peer's daemon can't be reached any more.
+    PeerLost(NodeId),
+
+    /// [`Action::Assemble`](super::action::Action::Assemble) was done.
+    Assembled,
+    /// It was not.
+    AssembleFailed,
+    /// [`Action::Stop`](super::action::Action::Stop) was done: every write is on the legs, and they are clean.
+    Stopped,
+    /// It was not: somebody uses the mirror.
+    StopFailed,
+    /// A leg was connected, its bitmap merged, and its resync has begun.
+    Added(NodeId),
+    /// A leg could not be added, or was expelled from the array.
+    LegFailed(NodeId),
+    /// This node's own leg was expelled from the array; the application is served by the others.
+    OwnLegFailed,
+    /// So much of a leg's resync is done, in percent, 0 to 100.
+    Progress(NodeId, u8),
+    /// A leg's resync ended: it is equal, and its record says so. What the own leg says has changed by that, so
+    /// [`Event::OwnLeg`] comes first.
+    ResyncEnded(NodeId),
+    /// The array has named a new generation for what is written without the absent legs; its legs say so durably.
+    Minted(Generations),
+    /// The time for the previous source is over.
+    WaitOver,
+
+    /// `mirror_action TAG pause`, with its targets; all if none is named.
+    Pause(NodeSet),
+    /// `mirror_action TAG resume`.
+    Resume(NodeSet),
+    /// `mirror_action TAG fullresync`.
+    FullResync(NodeSet),
+    /// `mirror_action TAG force` on this node.
+    Force,
+    /// `netraid resolve TAG --discard NODE`.
+    Resolve {
+        /// Whose data is given up.
+        discard: NodeId,
+    },
+    /// `netraid extend`: one more target.
+    Extend(NodeId),
+    /// `netraid unextend`: one less.
+    Unextend(NodeId),
+}
+
+/// How the driver found the mirror when it began.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Boot {
+    /// Nothing runs here, and what was known of the others may be old.
+    Idle,
+    /// Only the driver was restarted; the array goes on, with these legs in sync and those being resynced.
+    Running {
+        /// In sync, this node included.
+        members: NodeSet,
+        /// Being resynced.
+        resyncing: NodeSet,
+    },
+}

@@ -1,0 +1,289 @@
+//! Why a mirror is as it is, what it waits for, and the command that would change it: `netraid explain`.
+
+use super::generation::Extent;
+use super::machine::{Machine, Service, Standing, Wait};
+use super::node::{Names, NodeId};
+use super::refusal::Refusal;
+use super::word::Word;
+
+/// What there is to say about one node of the mirror.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explanation {
+    /// The node.
+    pub node: NodeId,
+    /// Its status word.
+    pub word: Word,
+    /// Why: one sentence, without a full stop.
+    pub why: String,
+    /// What it waits for, if it does.
+    pub waits_for: Option<String>,
+    /// The command that would change it, if there is one.
+    pub command: Option<String>,
+}
+
+/// Explains every node of the mirror, this one first.
+pub fn explain(machine: &Machine, names: &Names) -> Vec<Explanation> {
+    let own = machine.settings().own;
+    let others = machine.memory().nodes.without(own);
+    let explained = std::iter::once(explain_own(machine, names));
+    explained
+        .chain(others.iter().map(|node| explain_peer(machine, names, node)))
+        .collect()
+}
+
+/// The explanations as lines of text.
+pub fn text(explanations: &[Explanation], names: &Names) -> String {
+    let mut out = String::new();
+    for explanation in explanations {
+        let name = names.node(explanation.node);
+        out += &format!("{name}: {}\n  {}\n", explanation.word, explanation.why);
+        if let Some(waits_for) = &explanation.waits_for {
+            out += &format!("  waits for: {waits_for}\n");
+        }
+        if let Some(command) = &explanation.command {
+            out += &format!("  to change that: {command}\n");
+        }
+    }
+    out
+}
+
+fn explain_own(machine: &Machine, names: &Names) -> Explanation {
+    let own = machine.settings().own;
+    let (tag, here) = (&names.tag, names.node(own));
+    let says = |why: String, waits_for: Option<String>, command: Option<String>| Explanation {
+        node: own,
+        word: machine.word(own),
+        why,
+        waits_for,
+        command,
+    };
+    match machine.service() {
+        Service::Starting => says(format!("{tag} is being started on {here}"), None, None),
+        Service::Stopping => says(format!("{tag} is being stopped on {here}"), None, None),
+        Service::In => {
+            let targets = machine.members().without(own);
+            let why = match targets.is_empty() {
+                true => format!("{tag} is in service on {here}, with no target in sync"),
+                false => format!(
+                    "{tag} is in service on {here}; {} in sync",
+                    are(names, targets)
+                ),
+            };
+            says(why, None, None)
+        }
+        Service::Out => match machine.refusal() {
+            None => {
+                let why = format!("{tag} can go into service on {here}: nothing newer is known");
+                let command = format!("netraid start {tag}");
+                says(
+                    why,
+                    Some("the cluster manager to start it".into()),
+                    Some(command),
+                )
+            }
+            Some(Refusal::InService(source)) => {
+                let (why, waits_for) = standby(machine, names, source);
+                says(why, waits_for, None)
+            }
+            Some(refusal) => {
+                let waits_for = match refusal {
+                    Refusal::CannotReach(nodes) | Refusal::MayBeOld(nodes) => {
+                        Some(names.list(nodes))
+                    }
+                    _ => None,
+                };
+                let why = format!(
+                    "{tag} may not go into service on {here}: {}",
+                    refusal.reason(own, names)
+                );
+                says(why, waits_for, refusal.next(own, names))
+            }
+        },
+    }
+}
+
+fn are(names: &Names, nodes: super::node::NodeSet) -> String {
+    let verb = if nodes.len() == 1 { "is" } else { "are" };
+    format!("{} {verb}", names.list(nodes))
+}
+
+/// This node beside a source.
+fn standby(machine: &Machine, names: &Names, source: NodeId) -> (String, Option<String>) {
+    let own = machine.settings().own;
+    let (here, there) = (names.node(own), names.node(source));
+    match machine.word(own) {
+        Word::Target => (format!("{here} has all that {there} has"), None),
+        Word::Resyncing => (
+            format!(
+                "{there} copies to {here} what it lacks; until that is done it can't take over"
+            ),
+            Some("the end of the resync".into()),
+        ),
+        Word::SplitBrain => (
+            format!(
+                "{here} and {there} were both written without the other; nobody's data is touched"
+            ),
+            Some(format!("an administrator, on {there}")),
+        ),
+        _ => (
+            format!("{here} is not in sync with {there}"),
+            Some(format!("{there}, which says why: netraid explain there")),
+        ),
+    }
+}
+
+fn explain_peer(machine: &Machine, names: &Names, node: NodeId) -> Explanation {
+    let own = machine.settings().own;
+    let (tag, here, name) = (&names.tag, names.node(own), names.node(node));
+    let resolve = format!("netraid resolve {tag} --discard {name}");
+    let (why, waits_for, command): (String, Option<String>, Option<String>) = match machine
+        .standing(node)
+    {
+        Standing::NoSource | Standing::NotATarget => (aside(machine, &name, node), None, None),
+        Standing::InSync => (format!("{name} has all that {here} has"), None, None),
+        Standing::Resyncing(percent) => (
+            format!("{name} is being resynced, {percent} % done; until then it can't take over"),
+            Some("the end of the resync".into()),
+            None,
+        ),
+        Standing::Adding => (
+            format!("{name} is being connected"),
+            Some("its leg".into()),
+            None,
+        ),
+        Standing::Paused => (
+            format!("an administrator paused {name}; what it lacks is marked"),
+            None,
+            Some(format!("mirror_action {tag} resume {here} {name}")),
+        ),
+        Standing::Unreachable => (
+            format!("{name} can't be reached; what it lacks is marked"),
+            Some(name),
+            None,
+        ),
+        Standing::TwoSources => (
+            format!("{tag} is in service on {name} as well; nobody's data is touched"),
+            None,
+            Some(format!("on the one to give up: netraid stop {tag}")),
+        ),
+        Standing::SplitBrain => (
+            format!(
+                "{here} and {name} were both written without the other; nobody's data is touched"
+            ),
+            Some("an administrator".into()),
+            Some(format!("{resolve}, or stop {tag} here and discard {here}")),
+        ),
+        Standing::Newer => (
+            format!(
+                "{name} has newer data than {here}, which is in service; nobody's data is touched"
+            ),
+            Some("an administrator".into()),
+            Some(format!(
+                "{resolve}, or stop {tag} here and start it on {name}"
+            )),
+        ),
+        Standing::Unrelated => (
+            format!("what {name} holds has nothing in common with {tag}; it is not touched"),
+            Some("an administrator".into()),
+            Some(resolve),
+        ),
+        Standing::Changing => (
+            format!("the generation of {name} is about to change"),
+            Some(name),
+            None,
+        ),
+        Standing::Superseded(by) => (
+            format!(
+                "{} took over and has newer data: {here} has lost its targets",
+                names.node(by)
+            ),
+            None,
+            Some(format!("netraid stop {tag}")),
+        ),
+        Standing::OwnLegFailed => (
+            format!("the own leg of {here} has failed, so it is not known what {name} lacks"),
+            None,
+            Some(format!(
+                "netraid stop {tag}, and start it on a node in sync"
+            )),
+        ),
+        Standing::WaitsForPrevious(previous) => {
+            let (before, long) = (names.node(previous), waiting_time(machine));
+            (
+                format!(
+                    "what {name} lacks is known in full only with the bitmap of {before}, which was source before {here}"
+                ),
+                Some(format!("{before}{long}")),
+                Some(format!("mirror_action {tag} fullresync {here} {name}")),
+            )
+        }
+        Standing::AfterPrevious(previous) => (
+            format!("{} is resynced first", names.node(previous)),
+            Some(format!("the resync of {}", names.node(previous))),
+            None,
+        ),
+        Standing::WaitsForQuickCheck => (
+            "targets are connected at the first quickCheck (LKDR_CONNECT_NBD_DURING_RESTORE)"
+                .into(),
+            Some("quickCheck".into()),
+            None,
+        ),
+        Standing::WaitsForParents => (
+            "nothing is copied before the parent resource is in service (LKDR_WAIT_TO_RESYNC)"
+                .into(),
+            Some("the parent resource".into()),
+            None,
+        ),
+        Standing::Failed => (
+            format!("the leg of {name} failed"),
+            Some("the next quickCheck, which tries again".into()),
+            Some(format!("mirror_action {tag} resume {here} {name}")),
+        ),
+        Standing::NotAgreed => (
+            format!("{name} has not yet agreed to take the writes of {here}"),
+            Some(name),
+            None,
+        ),
+        Standing::Ready(decision, extent) => (
+            format!("{name} will get {} ({})", amount(extent), decision.rule),
+            None,
+            None,
+        ),
+    };
+    Explanation {
+        node,
+        word: machine.detailed_word(node),
+        why,
+        waits_for,
+        command,
+    }
+}
+
+fn waiting_time(machine: &Machine) -> String {
+    match machine.settings().wait {
+        Wait::No => String::new(),
+        Wait::Forever => ", for ever (LKDR_WAIT_FOR_PREVIOUS_SOURCE_TIMEOUT=-1)".into(),
+        Wait::Seconds(seconds) => {
+            format!(", {seconds} s at most; then everything is copied")
+        }
+    }
+}
+
+fn amount(extent: Extent) -> &'static str {
+    match extent {
+        Extent::Partial => "what is marked",
+        Extent::Full => "everything",
+    }
+}
+
+/// Another node, seen from one that is not in service.
+fn aside(machine: &Machine, name: &str, node: NodeId) -> String {
+    match machine.word(node) {
+        Word::Source => format!("in service on {name}"),
+        Word::Unknown => format!("{name} can't be reached"),
+        word => {
+            let rule = machine.decision(node).map_or("", |decision| decision.rule);
+            format!("{name} is {word}: {rule}")
+        }
+    }
+}

@@ -1,0 +1,394 @@
+//! One mirror on one node: events in, actions out.
+//!
+//! [`Machine::handle`] takes an [`Event`] and returns [`Action`]s, which whoever drives the machine performs in their
+//! order. What becomes durable comes first (flag files, then the memory), then what it describes, then the news to the
+//! peers. Nothing is remembered of how a state was reached: each time, [`Standing`] says of each target what it is and
+//! what it waits for, and what is ready is begun; the status words and the explanation come from the same place.
+//!
+//! - `service`: going into service and out of it, and what forbids it.
+//! - `hear`: what other nodes tell, and whose writes the own leg takes.
+//! - `targets`: the legs of a source, and the previous source whose bitmap comes first.
+//! - `operator`: what administrators order.
+//!
+//! The driver (`netraidd`) is not written yet; tests drive the machine.
+
+mod hear;
+mod operator;
+mod service;
+mod targets;
+
+use super::action::{Action, Flag, Note};
+use super::decision::{Decision, Protocol, compare};
+use super::event::{Boot, Event};
+use super::generation::SLOTS;
+use super::node::{NodeId, NodeSet};
+use super::record::{Memory, Record};
+pub use targets::Standing;
+
+/// How a mirror is to behave; from its configuration and `/etc/default/LifeKeeper`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// This node.
+    pub own: NodeId,
+    /// How writes are acknowledged.
+    pub protocol: Protocol,
+    /// `LKDR_WAIT_FOR_PREVIOUS_SOURCE_TIMEOUT`
+    pub wait: Wait,
+    /// `LKDR_CONNECT_NBD_DURING_RESTORE`: if not, targets are connected at the first quickCheck.
+    pub connect_during_restore: bool,
+    /// `LKDR_NO_FULL_SYNC`: what a newly added target holds is believed to be equal.
+    pub no_full_sync: bool,
+    /// `LKDR_WAIT_TO_RESYNC` names a parent: no resync before it is in service.
+    pub wait_to_resync: bool,
+    /// There is a write-intent bitmap. Without it every resync is a full one.
+    pub bitmap: bool,
+}
+
+/// How long targets wait for the previous source's bitmap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// 0: not at all.
+    No,
+    /// Seconds, 1 and more.
+    Seconds(u32),
+    /// -1, and the default.
+    Forever,
+}
+
+impl Wait {
+    /// From the number in `/etc/default/LifeKeeper`; `None` below -1.
+    pub fn from_parameter(seconds: i64) -> Option<Wait> {
+        match seconds {
+            -1 => Some(Wait::Forever),
+            0 => Some(Wait::No),
+            1.. => Some(Wait::Seconds(u32::try_from(seconds).unwrap_or(u32::MAX))),
+            _ => None,
+        }
+    }
+}
+
+/// Whether the mirror can be used on this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Service {
+    /// It can't.
+    Out,
+    /// The array is being started.
+    Starting,
+    /// It can.
+    In,
+    /// The array is being stopped.
+    Stopping,
+}
+
+/// A peer's leg in this node's array.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Leg {
+    /// It is not in it.
+    #[default]
+    Out,
+    /// It is being connected, merged and added.
+    Adding,
+    /// It is being resynced, so many percent.
+    Resyncing(u8),
+    /// It is equal.
+    InSync,
+}
+
+/// What is known of a peer now.
+#[derive(Clone, Debug, Default)]
+struct Peer {
+    /// What it last told; `None` when it can't be reached.
+    record: Option<Record>,
+    leg: Leg,
+    /// Its leg failed; it is tried again at the next quickCheck.
+    failed: bool,
+}
+
+/// One mirror on one node.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    settings: Settings,
+    memory: Memory,
+    service: Service,
+    peers: [Peer; SLOTS],
+    /// The source whose writes the own leg takes.
+    accepted: Option<NodeId>,
+    /// Another source with newer data, while this node is in service.
+    superseded: Option<NodeId>,
+    /// The previous source, while its resync goes before that of the others.
+    first: Option<NodeId>,
+    own_leg_failed: bool,
+    /// A quickCheck has come since the start, or need not be waited for.
+    may_connect: bool,
+    parents_up: bool,
+    timer: bool,
+    /// Split brains that were noted already.
+    noted: NodeSet,
+    /// The memory before a start that may still fail.
+    before_start: Option<Box<Memory>>,
+}
+
+impl Machine {
+    /// A mirror as it was left. [`Event::Boot`] has to come first.
+    pub fn new(settings: Settings, memory: Memory) -> Machine {
+        Machine {
+            settings,
+            memory,
+            service: Service::Out,
+            peers: Default::default(),
+            accepted: None,
+            superseded: None,
+            first: None,
+            own_leg_failed: false,
+            may_connect: true,
+            parents_up: false,
+            timer: false,
+            noted: NodeSet::NONE,
+            before_start: None,
+        }
+    }
+
+    /// Takes up what happened, and says what to do.
+    pub fn handle(&mut self, event: Event) -> Vec<Action> {
+        let mut out = Vec::new();
+        let known = self.memory.clone();
+        let told = self.record();
+        if let Event::Flags {
+            last_owner,
+            source,
+            data_corrupt,
+        } = event
+        {
+            self.flags_found(last_owner, source, data_corrupt, &mut out);
+        }
+        // What a hand has done need not be done again.
+        let on_disk = self.flags();
+        self.dispatch(event, &mut out);
+        self.note_conflicts(&mut out);
+        self.advance(&mut out);
+        self.accept(&mut out);
+        let mut first = self.flag_changes(on_disk);
+        if self.memory != known {
+            first.push(Action::Persist);
+        }
+        first.append(&mut out);
+        if self.record() != told {
+            let reachable = self.reachable();
+            if !reachable.is_empty() {
+                first.push(Action::Tell(reachable));
+            }
+        }
+        first
+    }
+
+    /// What is to be durable.
+    pub fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    /// Whether the mirror can be used here.
+    pub fn service(&self) -> Service {
+        self.service
+    }
+
+    /// What was configured.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// A peer's leg in this node's array.
+    pub fn leg(&self, node: NodeId) -> Leg {
+        self.peers[node.slot()].leg
+    }
+
+    /// What a peer last told, while it can be reached.
+    pub fn peer(&self, node: NodeId) -> Option<&Record> {
+        self.peers[node.slot()].record.as_ref()
+    }
+
+    /// What this node tells the others.
+    pub fn record(&self) -> Record {
+        let memory = &self.memory;
+        let running = matches!(self.service, Service::In | Service::Stopping);
+        Record {
+            node: self.settings.own,
+            generations: memory.generations.clone(),
+            consistent: memory.consistent,
+            outdated: memory.outdated,
+            fresh: memory.fresh,
+            running,
+            crashed: memory.was_source && self.service == Service::Out,
+            members: self.members(),
+            resyncing: self.with_leg(|leg| matches!(leg, Leg::Resyncing(_))),
+            nodes: memory.nodes,
+            in_sync: memory.in_sync,
+            settled: match running {
+                true => NodeSet::NONE,
+                false => memory.settled,
+            },
+            accepts: self.accepted,
+            discarded: memory.discarded,
+            lost_quorum: false,
+            changing: false,
+        }
+    }
+
+    /// The nodes whose legs are in sync in this node's array, its own included; nobody while it is out of service.
+    pub fn members(&self) -> NodeSet {
+        match self.service {
+            Service::Out | Service::Starting => NodeSet::NONE,
+            Service::In | Service::Stopping => self
+                .with_leg(|leg| leg == Leg::InSync)
+                .with(self.settings.own),
+        }
+    }
+
+    /// The source whose writes the own leg takes.
+    pub fn accepts(&self) -> Option<NodeId> {
+        self.accepted
+    }
+
+    /// What this node and a peer that can be reached are to each other.
+    pub fn decision(&self, node: NodeId) -> Option<Decision> {
+        let peer = self.peer(node)?;
+        Some(compare(&self.record(), peer, self.settings.protocol))
+    }
+
+    /// The nodes that can be reached.
+    pub fn reachable(&self) -> NodeSet {
+        NodeId::all()
+            .filter(|node| self.peer(*node).is_some())
+            .collect()
+    }
+
+    fn own(&self) -> NodeId {
+        self.settings.own
+    }
+
+    /// Every node that could be but this one.
+    fn others(&self) -> NodeSet {
+        NodeId::all().filter(|node| *node != self.own()).collect()
+    }
+
+    fn with_leg(&self, wanted: impl Fn(Leg) -> bool) -> NodeSet {
+        NodeId::all()
+            .filter(|node| wanted(self.leg(*node)))
+            .collect()
+    }
+
+    fn dispatch(&mut self, event: Event, out: &mut Vec<Action>) {
+        match event {
+            Event::Boot(boot) => self.boot(&boot, out),
+            Event::OwnLeg {
+                generations,
+                consistent,
+            } => {
+                self.memory.generations = generations;
+                self.memory.consistent = consistent;
+            }
+            Event::Flags { .. } => {}
+            Event::Restore => self.start(false, out),
+            Event::Force => self.start(true, out),
+            Event::Remove => self.stop(out),
+            Event::QuickCheck => self.quick_check(out),
+            Event::Parents { up } => self.parents_up = up,
+            Event::Peer(record) => self.hear(*record),
+            Event::PeerLost(node) => self.peers[node.slot()].record = None,
+            Event::Assembled => self.assembled(out),
+            Event::AssembleFailed => self.assemble_failed(out),
+            Event::Stopped => self.stopped(out),
+            Event::StopFailed => self.stop_failed(out),
+            Event::Added(node) => self.added(node, out),
+            Event::LegFailed(node) => self.leg_failed(node, out),
+            Event::OwnLegFailed => self.own_leg_failed(out),
+            Event::Progress(node, percent) => self.progress(node, percent, out),
+            Event::ResyncEnded(node) => self.resync_ended(node, out),
+            Event::Minted(generations) => {
+                self.memory.generations = generations;
+                // Whoever is not there now is older from now on.
+                self.memory.in_sync = self.members();
+            }
+            Event::WaitOver => self.wait_over(out),
+            Event::Pause(targets) => self.pause(targets, out),
+            Event::Resume(targets) => self.resume(targets, out),
+            Event::FullResync(targets) => self.full_resync(targets, out),
+            Event::Resolve { discard } => self.resolve(discard, out),
+            Event::Extend(node) => self.extend(node, out),
+            Event::Unextend(node) => self.unextend(node, out),
+        }
+    }
+
+    fn boot(&mut self, boot: &Boot, out: &mut Vec<Action>) {
+        *self = Machine::new(self.settings.clone(), self.memory.clone());
+        match boot {
+            Boot::Idle => self.memory.fresh = false,
+            Boot::Running { members, resyncing } => {
+                self.service = Service::In;
+                self.parents_up = true;
+                for node in self.others().iter() {
+                    self.peers[node.slot()].leg = match () {
+                        () if members.contains(node) => Leg::InSync,
+                        () if resyncing.contains(node) => Leg::Resyncing(0),
+                        () => Leg::Out,
+                    };
+                }
+                self.begin_waiting(out);
+            }
+        }
+    }
+
+    // --- flag files ---------------------------------------------------------------------------------------------
+
+    fn flags(&self) -> (bool, Option<NodeId>, bool) {
+        let memory = &self.memory;
+        (memory.last_owner, memory.source, memory.data_corrupt)
+    }
+
+    fn flags_found(
+        &mut self,
+        last_owner: bool,
+        source: Option<NodeId>,
+        data_corrupt: bool,
+        out: &mut Vec<Action>,
+    ) {
+        let before = self.flags();
+        self.memory.last_owner = last_owner;
+        self.memory.source = source;
+        self.memory.data_corrupt = data_corrupt;
+        out.extend(
+            self.flag_changes(before)
+                .into_iter()
+                .map(|change| match change {
+                    Action::ClearFlag(flag) => Action::Note(Note::ClearedByHand(flag)),
+                    Action::SetFlag(flag) => Action::Note(Note::SetByHand(flag)),
+                    other => other,
+                }),
+        );
+    }
+
+    fn flag_changes(&self, before: (bool, Option<NodeId>, bool)) -> Vec<Action> {
+        let switch = |flag, before, now| match (before, now) {
+            (false, true) => Some(Action::SetFlag(flag)),
+            (true, false) => Some(Action::ClearFlag(flag)),
+            _ => None,
+        };
+        let source = match (before.1, self.memory.source) {
+            (was, now) if was == now => None,
+            (_, Some(now)) => Some(Action::SetFlag(Flag::Source(now))),
+            (Some(was), None) => Some(Action::ClearFlag(Flag::Source(was))),
+            (None, None) => None,
+        };
+        [
+            switch(Flag::LastOwner, before.0, self.memory.last_owner),
+            source,
+            switch(Flag::DataCorrupt, before.2, self.memory.data_corrupt),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
+    }
+}
+
+fn out_of_turn(out: &mut Vec<Action>) {
+    out.push(Action::Note(Note::OutOfTurn));
+}

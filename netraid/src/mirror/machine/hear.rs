@@ -1,0 +1,157 @@
+//! What other nodes tell, and whose writes the own leg takes.
+
+use super::super::action::{Action, Note};
+use super::super::decision::{Outcome, compare};
+use super::super::generation::Generation;
+use super::super::node::{NodeId, NodeSet};
+use super::super::record::Record;
+use super::{Machine, Service, Standing};
+
+impl Machine {
+    pub(super) fn hear(&mut self, record: Record) {
+        let node = record.node;
+        if node == self.own() {
+            return;
+        }
+        let appeared = self.peer(node).is_none();
+        if appeared {
+            // It may be another day.
+            self.peers[node.slot()].failed = false;
+        }
+        self.peers[node.slot()].record = Some(record.clone());
+        match (self.service, record.running) {
+            (Service::Out, true) => self.hear_source(&record),
+            (Service::Out, false) => self.hear_standby(&record),
+            _ => {}
+        }
+    }
+
+    /// Somebody is in service, and this node is not.
+    fn hear_source(&mut self, source: &Record) {
+        let own = self.own();
+        if source.nodes.contains(own) {
+            self.memory.nodes = source.nodes;
+        }
+        let memory = &mut self.memory;
+        if source.members.contains(own) {
+            memory.fresh = true;
+            memory.outdated = false;
+            memory.last_owner = false;
+            memory.was_source = false;
+            // What it guards against, a resync in the wrong direction, can't happen any more: this leg is equal to the
+            // source's. DataKeeper leaves the flag, and refuses the next failover to this node.
+            memory.data_corrupt = false;
+            memory.source = Some(source.node);
+            memory.settled = NodeSet::NONE;
+            memory.discarded[own.slot()] = Generation::NONE;
+            memory.in_sync = source.in_sync.with(source.node);
+            return;
+        }
+        let outcome = self.decision(source.node).map(|decision| decision.outcome);
+        if matches!(outcome, Some(Outcome::FromPeer(_) | Outcome::Nothing)) {
+            let memory = &mut self.memory;
+            memory.fresh = false;
+            memory.outdated = true;
+            memory.last_owner = false;
+            memory.was_source = false;
+            memory.settled = NodeSet::NONE;
+            memory.in_sync = source.in_sync.with(source.node);
+        }
+    }
+
+    /// Nobody is in service as far as these two know.
+    fn hear_standby(&mut self, peer: &Record) {
+        let own = self.own();
+        if self.memory.source == Some(peer.node) && peer.settled.contains(own) {
+            self.memory.settled = peer.settled;
+        }
+        let newer = self.peer_is_newer(peer.node);
+        if newer {
+            self.memory.fresh = false;
+            self.memory.in_sync = self.memory.in_sync.with(peer.node);
+        }
+    }
+
+    /// Whether a peer has what this node has not, or the other way round as well.
+    fn peer_is_newer(&self, node: NodeId) -> bool {
+        let (Some(peer), Some(decision)) = (self.peer(node), self.decision(node)) else {
+            return false;
+        };
+        match decision.outcome {
+            Outcome::FromPeer(_) => peer.generations.current != self.memory.generations.current,
+            Outcome::SplitBrain(_) => true,
+            _ => false,
+        }
+    }
+
+    /// Whether this node and another were both written without the other.
+    pub(super) fn split_with(&self, node: NodeId) -> bool {
+        match self.service {
+            Service::In | Service::Stopping => matches!(
+                self.standing(node),
+                Standing::SplitBrain | Standing::TwoSources
+            ),
+            Service::Out | Service::Starting => self
+                .decision(node)
+                .is_some_and(|decision| matches!(decision.outcome, Outcome::SplitBrain(_))),
+        }
+    }
+
+    /// Tells of conflicts, each once.
+    pub(super) fn note_conflicts(&mut self, out: &mut Vec<Action>) {
+        for node in self.others().iter() {
+            let newer = self.standing(node) == Standing::Newer;
+            if !newer && !self.split_with(node) {
+                self.noted = self.noted.without(node);
+            } else if !self.noted.contains(node) {
+                self.noted = self.noted.with(node);
+                out.push(Action::Note(match newer {
+                    true => Note::PeerIsNewer(node),
+                    false => Note::SplitBrain(node),
+                }));
+            }
+        }
+    }
+
+    /// Lets the right source write to the own leg.
+    pub(super) fn accept(&mut self, out: &mut Vec<Action>) {
+        let chosen = self.choose_source();
+        if chosen != self.accepted {
+            self.accepted = chosen;
+            out.push(Action::Accept(chosen));
+        }
+    }
+
+    fn choose_source(&self) -> Option<NodeId> {
+        if self.service != Service::Out {
+            return None;
+        }
+        let claims: Vec<&Record> = NodeId::all()
+            .filter_map(|node| self.peer(node))
+            .filter(|peer| peer.running && self.may_follow(peer))
+            .collect();
+        let newest = |claim: &Record| {
+            claims.iter().all(|other| {
+                let found = compare(claim, other, self.settings.protocol);
+                claim.node == other.node || matches!(found.outcome, Outcome::ToPeer(_))
+            })
+        };
+        let newest = claims.iter().find(|claim| newest(claim));
+        match (newest, self.accepted) {
+            (Some(newest), _) => Some(newest.node),
+            // Two that can't be compared: whoever was agreed to before stays; a source that can't be heard may still write.
+            (None, Some(before)) => {
+                let heard = self.peer(before);
+                heard
+                    .is_none_or(|peer| peer.running && self.may_follow(peer))
+                    .then_some(before)
+            }
+            (None, None) => None,
+        }
+    }
+
+    fn may_follow(&self, source: &Record) -> bool {
+        let found = compare(&self.record(), source, self.settings.protocol);
+        matches!(found.outcome, Outcome::FromPeer(_) | Outcome::Nothing)
+    }
+}

@@ -1,0 +1,424 @@
+//! A cluster of the real state machines over simulated disks, links and power.
+//!
+//! Events of a node and news between nodes are queued; whoever tests decides when each arrives. Power can be lost between
+//! any two actions, and at any moment of a write.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use netraid::mirror::action::{Action, Flag};
+use netraid::mirror::event::{Boot, Event};
+use netraid::mirror::generation::{Generation, SLOTS};
+use netraid::mirror::machine::{Machine, Settings};
+use netraid::mirror::node::{Names, NodeId, NodeSet};
+use netraid::mirror::record::{Memory, Record};
+use netraid::mirror::refusal::Refusal;
+
+use crate::disk::{Disk, Writes};
+use crate::oracle::Oracle;
+
+/// What travels from one node to another.
+#[derive(Clone, Debug)]
+pub enum News {
+    /// What a node says of itself, and what its leg held when it said so.
+    Record(Box<Record>, Writes),
+    /// The connection is gone.
+    Lost,
+}
+
+/// A running array; the node whose it is has its own leg in it.
+#[derive(Clone, Debug, Default)]
+pub struct Array {
+    /// Legs in sync, the own one included.
+    pub in_sync: NodeSet,
+    /// Legs being resynced, with the bits that are left.
+    pub resyncing: BTreeMap<NodeId, u8>,
+    /// A leg has left since the generation was named.
+    pub needs_name: bool,
+}
+
+pub struct Node {
+    pub machine: Option<Machine>,
+    pub memory: Memory,
+    /// The flag files: last owner, source, data corrupt.
+    pub flags: (bool, Option<NodeId>, bool),
+    pub disk: Disk,
+    pub array: Option<Array>,
+    /// What its nbd-server lets write.
+    pub accepts: Option<NodeId>,
+    pub timer: Option<u32>,
+    pub events: VecDeque<Event>,
+    /// What has not been performed yet.
+    pub actions: VecDeque<Action>,
+    /// Its leg could not be connected: the steps that follow are left out.
+    skip: Option<NodeId>,
+    /// The last answer to whoever asked.
+    pub answer: Option<Result<(), Refusal>>,
+    /// What was done since somebody looked, for scenarios.
+    pub log: Vec<String>,
+    /// The start that is under way was forced.
+    pub forced: bool,
+}
+
+pub struct Cluster {
+    pub settings: Vec<Settings>,
+    pub names: Names,
+    pub nodes: Vec<Node>,
+    pub links: [[bool; SLOTS]; SLOTS],
+    pub wire: BTreeMap<(NodeId, NodeId), VecDeque<News>>,
+    pub oracle: Oracle,
+    pub trace: bool,
+    next_generation: u64,
+    next_write: u32,
+}
+
+pub fn id(slot: usize) -> NodeId {
+    NodeId::new(slot as u8).unwrap()
+}
+
+impl Cluster {
+    /// `count` machines without power, with blank disks but the first one's, which was just created there.
+    pub fn new(count: usize, settings: impl Fn(NodeId) -> Settings, trace: bool) -> Cluster {
+        let names = (1..=count).map(|number| format!("server{number}"));
+        let mut cluster = Cluster {
+            settings: (0..count).map(|slot| settings(id(slot))).collect(),
+            names: Names {
+                tag: "data".into(),
+                nodes: names.collect(),
+            },
+            nodes: (0..count).map(|_| Node::new()).collect(),
+            links: [[true; SLOTS]; SLOTS],
+            wire: BTreeMap::new(),
+            oracle: Oracle::new(count),
+            trace,
+            next_generation: 100,
+            next_write: 1,
+        };
+        let first = &mut cluster.nodes[0];
+        first.disk.generations.current = Generation(1);
+        first.disk.consistent = true;
+        first.memory.nodes = NodeSet::of(id(0));
+        cluster
+    }
+
+    pub fn ids(&self) -> impl Iterator<Item = NodeId> + use<> {
+        (0..self.nodes.len()).map(id)
+    }
+
+    pub fn node(&mut self, node: NodeId) -> &mut Node {
+        &mut self.nodes[node.slot()]
+    }
+
+    pub fn is_up(&self, node: NodeId) -> bool {
+        self.nodes[node.slot()].machine.is_some()
+    }
+
+    pub fn machine(&self, node: NodeId) -> &Machine {
+        self.nodes[node.slot()].machine.as_ref().unwrap()
+    }
+
+    /// Whether one can talk to the other.
+    pub fn connected(&self, one: NodeId, other: NodeId) -> bool {
+        self.is_up(one) && self.is_up(other) && self.links[one.slot()][other.slot()]
+    }
+
+    pub fn say(&self, text: impl FnOnce() -> String) {
+        if self.trace {
+            println!("{}", text());
+        }
+    }
+
+    // --- power and links ----------------------------------------------------------------------------------------
+
+    pub fn power_on(&mut self, node: NodeId) {
+        if self.is_up(node) {
+            return;
+        }
+        self.say(|| format!("-- power on {node:?}"));
+        let settings = self.settings[node.slot()].clone();
+        let state = self.node(node);
+        let machine = Machine::new(settings, state.memory.clone());
+        state.machine = Some(machine);
+        state.events.push_back(Event::Boot(Boot::Idle));
+        let (last_owner, source, data_corrupt) = state.flags;
+        state.events.push_back(Event::Flags {
+            last_owner,
+            source,
+            data_corrupt,
+        });
+        // Nothing is told before the boot was taken up.
+        while let Some(event) = self.node(node).events.pop_front() {
+            self.handle(node, event);
+        }
+        self.perform_all(node);
+        for other in self.ids() {
+            if self.connected(node, other) {
+                self.meet(node, other);
+            }
+        }
+    }
+
+    pub fn power_off(&mut self, node: NodeId) {
+        if !self.is_up(node) {
+            return;
+        }
+        self.say(|| format!("-- power off {node:?}"));
+        for other in self.ids() {
+            if other != node && self.connected(node, other) {
+                self.part(node, other);
+            }
+        }
+        let state = self.node(node);
+        state.machine = None;
+        state.array = None;
+        state.accepts = None;
+        state.timer = None;
+        state.skip = None;
+        state.events.clear();
+        state.actions.clear();
+        self.wire.retain(|(_, to), _| *to != node);
+        self.oracle.restarted(node);
+    }
+
+    pub fn set_link(&mut self, one: NodeId, other: NodeId, up: bool) {
+        if one == other || self.links[one.slot()][other.slot()] == up {
+            return;
+        }
+        self.say(|| format!("-- link {one:?} {other:?} {up}"));
+        if !up && self.connected(one, other) {
+            self.part(one, other);
+        }
+        self.links[one.slot()][other.slot()] = up;
+        self.links[other.slot()][one.slot()] = up;
+        if up && self.connected(one, other) {
+            self.meet(one, other);
+        }
+    }
+
+    fn meet(&mut self, one: NodeId, other: NodeId) {
+        if one != other {
+            self.send(one, other);
+            self.send(other, one);
+        }
+    }
+
+    /// What was on its way is lost, and both notice.
+    fn part(&mut self, one: NodeId, other: NodeId) {
+        for pair in [(one, other), (other, one)] {
+            self.wire.insert(pair, VecDeque::from([News::Lost]));
+        }
+    }
+
+    fn send(&mut self, from: NodeId, to: NodeId) {
+        if from != to && self.connected(from, to) {
+            let record = Box::new(self.machine(from).record());
+            let holds = self.nodes[from.slot()].disk.holds.clone();
+            let queue = self.wire.entry((from, to)).or_default();
+            queue.push_back(News::Record(record, holds));
+        }
+    }
+
+    // --- events -------------------------------------------------------------------------------------------------
+
+    /// Takes up the next news between two nodes; false if there is none.
+    pub fn deliver(&mut self, from: NodeId, to: NodeId) -> bool {
+        let queue = self.wire.get_mut(&(from, to));
+        let Some(news) = queue.and_then(VecDeque::pop_front) else {
+            return false;
+        };
+        if self.is_up(to) {
+            match news {
+                News::Lost => self.handle(to, Event::PeerLost(from)),
+                News::Record(record, holds) => {
+                    self.oracle.heard(to, from, holds);
+                    self.read_own_leg(to);
+                    self.handle(to, Event::Peer(record));
+                }
+            }
+        }
+        true
+    }
+
+    /// Takes up the next event of a node; false if there is none.
+    pub fn next_event(&mut self, node: NodeId) -> bool {
+        match self.node(node).events.pop_front() {
+            Some(event) => {
+                self.handle(node, event);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Everything that is under way arrives.
+    pub fn settle(&mut self) {
+        for _ in 0..10_000 {
+            let mut moved = false;
+            for node in self.ids() {
+                moved |= self.perform_all(node) | self.next_event(node);
+                for other in self.ids() {
+                    moved |= self.deliver(other, node);
+                }
+            }
+            if !moved {
+                return;
+            }
+        }
+        panic!("the cluster does not come to rest");
+    }
+
+    /// What somebody asks of a node; the answer comes when the node has one.
+    pub fn ask(&mut self, node: NodeId, event: Event) {
+        if !self.is_up(node) {
+            return;
+        }
+        self.node(node).answer = None;
+        self.read_own_leg(node);
+        self.handle(node, event);
+    }
+
+    pub fn read_own_leg(&mut self, node: NodeId) {
+        let disk = &self.nodes[node.slot()].disk;
+        let event = Event::OwnLeg {
+            generations: disk.generations.clone(),
+            consistent: disk.consistent,
+        };
+        self.handle(node, event);
+        self.perform_all(node);
+    }
+
+    pub fn handle(&mut self, node: NodeId, event: Event) {
+        let forced = matches!(event, Event::Force);
+        let resolved = match event {
+            Event::Resolve { discard } => Some(discard),
+            _ => None,
+        };
+        let Some(machine) = self.node(node).machine.as_mut() else {
+            return;
+        };
+        let shown = format!("{event:?}");
+        let actions = machine.handle(event);
+        self.say(|| format!("{node:?} <- {shown}\n     -> {actions:?}"));
+        let accepted = !actions
+            .iter()
+            .any(|action| matches!(action, Action::Refuse(_)));
+        if actions
+            .iter()
+            .any(|action| matches!(action, Action::Assemble { .. }))
+        {
+            self.node(node).forced = forced;
+        }
+        if accepted && forced {
+            let heard = self.machine(node).reachable();
+            for other in heard.iter() {
+                self.oracle.give_up(node, other);
+            }
+        }
+        if let Some(loser) = resolved.filter(|_| accepted) {
+            match loser == node {
+                true => {
+                    let holds = self.nodes[node.slot()].disk.holds.clone();
+                    self.oracle.give_up_own(holds);
+                }
+                false => self.oracle.give_up(node, loser),
+            }
+        }
+        self.node(node).actions.extend(actions);
+    }
+
+    // --- actions ------------------------------------------------------------------------------------------------
+
+    pub fn perform_all(&mut self, node: NodeId) -> bool {
+        let mut any = false;
+        while self.perform_next(node) {
+            any = true;
+        }
+        any
+    }
+
+    /// Performs the next action of a node; false if there is none.
+    pub fn perform_next(&mut self, node: NodeId) -> bool {
+        let Some(action) = self.node(node).actions.pop_front() else {
+            return false;
+        };
+        let line = crate::show::action(&action, &self.names);
+        self.node(node).log.push(line);
+        let steps = |action: &Action| match action {
+            Action::Connect(leg) | Action::Merge(leg) | Action::Add { node: leg, .. } => Some(*leg),
+            _ => None,
+        };
+        let skipped = self.nodes[node.slot()].skip;
+        if steps(&action).is_some() && steps(&action) == skipped {
+            return true;
+        }
+        self.node(node).skip = None;
+        match action {
+            Action::SetFlag(flag) => self.set_flag(node, flag, true),
+            Action::ClearFlag(flag) => self.set_flag(node, flag, false),
+            Action::Persist => {
+                let memory = self.machine(node).memory().clone();
+                self.node(node).memory = memory;
+            }
+            Action::Assemble { force } => self.assemble(node, force),
+            Action::Stop => self.stop_array(node),
+            Action::Connect(leg) => {
+                if !self.can_write(node, leg) {
+                    self.node(node).skip = Some(leg);
+                    self.node(node).events.push_back(Event::LegFailed(leg));
+                }
+            }
+            Action::Merge(leg) => self.merge(node, leg),
+            Action::Add {
+                node: leg, extent, ..
+            } => self.add(node, leg, extent),
+            Action::CopyAll(leg) => self.copy_all(node, leg),
+            Action::Drop(leg, _) => self.drop_leg(node, leg),
+            Action::Accept(source) => self.node(node).accepts = source,
+            Action::Tell(peers) => peers.iter().for_each(|peer| self.send(node, peer)),
+            Action::StartTimer(seconds) => self.node(node).timer = Some(seconds),
+            Action::StopTimer => self.node(node).timer = None,
+            Action::Done => self.node(node).answer = Some(Ok(())),
+            Action::Refuse(refusal) => self.node(node).answer = Some(Err(refusal)),
+            Action::Note(_) => {}
+        }
+        true
+    }
+
+    fn set_flag(&mut self, node: NodeId, flag: Flag, on: bool) {
+        let flags = &mut self.node(node).flags;
+        match flag {
+            Flag::LastOwner => flags.0 = on,
+            Flag::Source(source) => flags.1 = on.then_some(source),
+            Flag::DataCorrupt => flags.2 = on,
+        }
+    }
+
+    pub fn new_generation(&mut self) -> Generation {
+        self.next_generation += 1;
+        Generation(self.next_generation)
+    }
+
+    pub fn new_write(&mut self) -> u32 {
+        self.next_write += 1;
+        self.next_write
+    }
+}
+
+impl Node {
+    fn new() -> Node {
+        Node {
+            machine: None,
+            memory: Memory::default(),
+            flags: (false, None, false),
+            disk: Disk::default(),
+            array: None,
+            accepts: None,
+            timer: None,
+            events: VecDeque::new(),
+            actions: VecDeque::new(),
+            skip: None,
+            answer: None,
+            log: Vec::new(),
+            forced: false,
+        }
+    }
+}
