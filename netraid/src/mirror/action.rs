@@ -79,6 +79,10 @@ pub enum DropReason {
     Unextended,
     /// Another node with newer data is in service.
     Superseded(NodeId),
+    /// Its node has begun anew since it was added.
+    Restarted,
+    /// It is in the array though nobody ordered that any more.
+    NotOrdered,
     /// This node's own leg failed, so what a new resync would need is not known.
     OwnLegFailed,
 }

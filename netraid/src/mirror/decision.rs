@@ -142,7 +142,8 @@ fn given_up(own: &Record, peer: &Record, found: Decision) -> Decision {
     let to_peer = match (loses(own, peer), loses(peer, own)) {
         (false, true) => true,
         (true, false) => false,
-        // Nobody said anything, or they said opposite things.
+        // Opposite orders: the one that was given where it can be carried out counts.
+        (true, true) if own.running != peer.running => own.running,
         _ => return found,
     };
     let toward = |extent| match to_peer {

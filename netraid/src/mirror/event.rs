@@ -5,6 +5,10 @@ use super::node::{NodeId, NodeSet};
 use super::record::Record;
 
 /// Something that happened; the machine answers with [`Action`](super::action::Action)s.
+///
+/// What an array has to tell of a leg ends when that leg is ordered to be connected or dropped: whoever performs
+/// [`Action::Connect`](super::action::Action::Connect) or [`Action::Drop`](super::action::Action::Drop) forgets what was not
+/// yet told of the leg before. Else the end of an old resync would be taken for that of the new one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// The driver began, with what [`Memory`](super::record::Memory) it found.
@@ -27,7 +31,8 @@ pub enum Event {
         data_corrupt: bool,
     },
 
-    /// The cluster manager brings the mirror in service here.
+    /// The cluster manager brings the mirror in service here. Every peer is asked anew before ([`Event::Peer`] or
+    /// [`Event::PeerLost`]), as before [`Event::Force`] and [`Event::Resolve`]: what was told earlier may be old.
     Restore,
     /// The cluster manager takes it out of service here.
     Remove,

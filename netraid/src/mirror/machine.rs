@@ -100,6 +100,8 @@ struct Peer {
     /// What it last told; `None` when it can't be reached.
     record: Option<Record>,
     leg: Leg,
+    /// The agreement under which its leg was added.
+    agreement: u32,
     /// Its leg failed; it is tried again at the next quickCheck.
     failed: bool,
 }
@@ -124,6 +126,8 @@ pub struct Machine {
     timer: bool,
     /// Split brains that were noted already.
     noted: NodeSet,
+    /// Nodes that said that they go into service, and not yet what became of it.
+    claims: NodeSet,
     /// The memory before a start that may still fail.
     before_start: Option<Box<Memory>>,
 }
@@ -144,6 +148,7 @@ impl Machine {
             parents_up: false,
             timer: false,
             noted: NodeSet::NONE,
+            claims: NodeSet::NONE,
             before_start: None,
         }
     }
@@ -153,6 +158,7 @@ impl Machine {
         let mut out = Vec::new();
         let known = self.memory.clone();
         let told = self.record();
+        let met = self.reachable();
         if let Event::Flags {
             last_owner,
             source,
@@ -167,16 +173,25 @@ impl Machine {
         self.note_conflicts(&mut out);
         self.advance(&mut out);
         self.accept(&mut out);
-        let mut first = self.flag_changes(on_disk);
+        // A crash in between leaves a flag too many rather than one too few.
+        let (set, cleared): (Vec<Action>, Vec<Action>) = self
+            .flag_changes(on_disk)
+            .into_iter()
+            .partition(|action| matches!(action, Action::SetFlag(_)));
+        let mut first = set;
         if self.memory != known {
             first.push(Action::Persist);
         }
+        first.extend(cleared);
         first.append(&mut out);
-        if self.record() != told {
-            let reachable = self.reachable();
-            if !reachable.is_empty() {
-                first.push(Action::Tell(reachable));
-            }
+        let reachable = self.reachable();
+        // Who has just appeared may have been told something older when the connection was made.
+        let tell = match self.record() == told {
+            true => reachable.minus(met),
+            false => reachable,
+        };
+        if !tell.is_empty() {
+            first.push(Action::Tell(tell));
         }
         first
     }
@@ -217,16 +232,20 @@ impl Machine {
             outdated: memory.outdated,
             fresh: memory.fresh,
             running,
+            starting: self.service == Service::Starting,
             crashed: memory.was_source && self.service == Service::Out,
             members: self.members(),
             resyncing: self.with_leg(|leg| matches!(leg, Leg::Resyncing(_))),
             nodes: memory.nodes,
             in_sync: memory.in_sync,
-            settled: match running {
+            settled: match running || memory.was_source {
                 true => NodeSet::NONE,
                 false => memory.settled,
             },
             accepts: self.accepted,
+            follows: self.follows(),
+            agreement: memory.agreement,
+            agreements: std::array::from_fn(|slot| self.peers[slot].agreement),
             discarded: memory.discarded,
             lost_quorum: false,
             changing: false,
@@ -292,7 +311,7 @@ impl Machine {
             Event::Remove => self.stop(out),
             Event::QuickCheck => self.quick_check(out),
             Event::Parents { up } => self.parents_up = up,
-            Event::Peer(record) => self.hear(*record),
+            Event::Peer(record) => self.hear(*record, out),
             Event::PeerLost(node) => self.peers[node.slot()].record = None,
             Event::Assembled => self.assembled(out),
             Event::AssembleFailed => self.assemble_failed(out),
@@ -355,6 +374,10 @@ impl Machine {
         self.memory.last_owner = last_owner;
         self.memory.source = source;
         self.memory.data_corrupt = data_corrupt;
+        if before.2 && !data_corrupt {
+            // Whoever removes it by hand says that this node's data is good, as `force` does.
+            self.memory.fresh = true;
+        }
         out.extend(
             self.flag_changes(before)
                 .into_iter()

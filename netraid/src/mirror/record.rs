@@ -39,6 +39,8 @@ pub struct Memory {
     pub paused: NodeSet,
     /// For each node, a generation of its data that an administrator gave up.
     pub discarded: [Generation; SLOTS],
+    /// Counts how often this node agreed to take a source's writes.
+    pub agreement: u32,
 }
 
 /// What a node tells the others of itself: when they meet, and whenever it changes.
@@ -56,6 +58,8 @@ pub struct Record {
     pub fresh: bool,
     /// It is in service.
     pub running: bool,
+    /// It is going into service.
+    pub starting: bool,
     /// It crashed as source, and nobody took over yet as far as it knows.
     pub crashed: bool,
     /// While in service: the nodes whose legs are in sync now, its own included.
@@ -70,6 +74,13 @@ pub struct Record {
     pub settled: NodeSet,
     /// The source whose writes this node's leg takes.
     pub accepts: Option<NodeId>,
+    /// The same, if that source can be reached and has this leg in its array: then what this leg has is still growing.
+    pub follows: Option<NodeId>,
+    /// The number of that agreement.
+    pub agreement: u32,
+    /// While in service: for each node, the agreement under which its leg was added. One that has agreed anew since, for
+    /// example after a restart, is not in sync any more, whatever the source still believes.
+    pub agreements: [u32; SLOTS],
     /// See [`Memory::discarded`].
     pub discarded: [Generation; SLOTS],
     /// It was in service when it lost its quorum.
@@ -79,6 +90,11 @@ pub struct Record {
 }
 
 impl Record {
+    /// Whether this node, in service, has `node` in sync, as far as an agreement with that number counts.
+    pub fn has_in_sync(&self, node: NodeId, agreement: u32) -> bool {
+        self.members.contains(node) && self.agreements[node.slot()] == agreement
+    }
+
     /// Whether an administrator gave up the data that `node` has, as far as this record's node knows.
     pub fn gives_up(&self, node: NodeId, generation: Generation) -> bool {
         generation != Generation::NONE && self.discarded[node.slot()] == generation

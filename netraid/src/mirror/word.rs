@@ -116,7 +116,7 @@ impl Machine {
         let memory = self.memory();
         match source {
             _ if self.reachable().iter().any(|node| self.is_split(node)) => Word::SplitBrain,
-            Some(source) if source.members.contains(own) => Word::Target,
+            Some(source) if source.has_in_sync(own, memory.agreement) => Word::Target,
             Some(source) if source.resyncing.contains(own) => Word::Resyncing,
             None if memory.fresh && memory.consistent && !memory.outdated => Word::Target,
             _ => Word::OutOfSync,

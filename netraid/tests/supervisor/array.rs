@@ -113,13 +113,9 @@ impl Cluster {
         let Some(array) = self.node(node).array.as_mut() else {
             return;
         };
-        let was_in_sync = array.in_sync.contains(leg);
         array.in_sync = array.in_sync.without(leg);
         array.resyncing.remove(&leg);
         array.needs_name = true;
-        if was_in_sync {
-            self.oracle.left(leg);
-        }
     }
 
     /// A leg can't be reached any more, and the array notices.
@@ -170,7 +166,8 @@ impl Cluster {
             self.power_off(node);
             return false;
         }
-        self.oracle.answered(node, number);
+        let forced = self.nodes[node.slot()].forced;
+        self.oracle.answered(node, number, forced);
         true
     }
 
@@ -244,9 +241,5 @@ impl Cluster {
             consistent: true,
         });
         self.node(node).events.push_back(Event::ResyncEnded(leg));
-    }
-
-    pub fn has_data(&self, node: NodeId) -> bool {
-        self.nodes[node.slot()].disk.generations.current != Generation::NONE
     }
 }

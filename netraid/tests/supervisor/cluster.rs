@@ -229,7 +229,10 @@ impl Cluster {
             match news {
                 News::Lost => self.handle(to, Event::PeerLost(from)),
                 News::Record(record, holds) => {
-                    self.oracle.heard(to, from, holds);
+                    let own = &self.nodes[to.slot()].disk.holds;
+                    let array = self.nodes[from.slot()].array.as_ref();
+                    let in_sync = array.is_some_and(|array| array.in_sync.contains(to));
+                    self.oracle.heard(to, &record, holds, own, in_sync);
                     self.read_own_leg(to);
                     self.handle(to, Event::Peer(record));
                 }
@@ -272,8 +275,25 @@ impl Cluster {
             return;
         }
         self.node(node).answer = None;
+        if matches!(event, Event::Restore | Event::Force | Event::Resolve { .. }) {
+            self.ask_peers(node);
+        }
         self.read_own_leg(node);
         self.handle(node, event);
+    }
+
+    /// Hears at once what every peer has to say, as by a call that is answered.
+    fn ask_peers(&mut self, node: NodeId) {
+        for other in self.ids().filter(|other| *other != node) {
+            if self.connected(node, other) {
+                self.read_own_leg(other);
+                self.wire.remove(&(other, node));
+                self.send(other, node);
+            }
+            while self.deliver(other, node) {
+                self.perform_all(node);
+            }
+        }
     }
 
     pub fn read_own_leg(&mut self, node: NodeId) {
@@ -351,6 +371,9 @@ impl Cluster {
             return true;
         }
         self.node(node).skip = None;
+        if let Action::Connect(leg) | Action::Drop(leg, _) = action {
+            self.node(node).forget_leg(leg);
+        }
         match action {
             Action::SetFlag(flag) => self.set_flag(node, flag, true),
             Action::ClearFlag(flag) => self.set_flag(node, flag, false),
@@ -404,6 +427,20 @@ impl Cluster {
 }
 
 impl Node {
+    /// What was not yet told of a leg is not told any more.
+    fn forget_leg(&mut self, leg: NodeId) {
+        self.events.retain(|event| {
+            let (Event::Added(of)
+            | Event::LegFailed(of)
+            | Event::ResyncEnded(of)
+            | Event::Progress(of, _)) = event
+            else {
+                return true;
+            };
+            *of != leg
+        });
+    }
+
     fn new() -> Node {
         Node {
             machine: None,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use netraid::mirror::node::{NodeId, NodeSet};
+use netraid::mirror::record::Record;
 
 use crate::cluster::Cluster;
 use crate::disk::Writes;
@@ -11,6 +12,8 @@ use crate::disk::Writes;
 pub struct Oracle {
     /// Answered with success.
     answered: Writes,
+    /// Answered by a source that was forced: others rightly thought that it could not be one.
+    forced: Writes,
     /// Who wrote each.
     writers: BTreeMap<u32, NodeId>,
     /// Data that an administrator knew of and gave up.
@@ -19,8 +22,10 @@ pub struct Oracle {
     told: BTreeMap<(NodeId, NodeId), Writes>,
     /// For each node, those without which it took part in naming a generation: it knows that they are not in it.
     knows_absent: Vec<NodeSet>,
-    /// Left by its source, not restarted and not told of anything since: it can't know.
-    unaware: NodeSet,
+    /// Nodes that were in sync, and since then were neither restarted nor told that anybody goes on without them.
+    believes: NodeSet,
+    /// For each node, those of which it heard that they go into service, and not what became of it.
+    claimed: Vec<NodeSet>,
     pub starts: u64,
     pub answers: u64,
 }
@@ -29,14 +34,18 @@ impl Oracle {
     pub fn new(count: usize) -> Oracle {
         Oracle {
             knows_absent: vec![NodeSet::NONE; count],
+            claimed: vec![NodeSet::NONE; count],
             ..Oracle::default()
         }
     }
 
-    pub fn answered(&mut self, source: NodeId, number: u32) {
+    pub fn answered(&mut self, source: NodeId, number: u32, forced: bool) {
         self.answers += 1;
         self.answered.insert(number);
         self.writers.insert(number, source);
+        if forced {
+            self.forced.insert(number);
+        }
     }
 
     /// These named a generation without those.
@@ -51,25 +60,46 @@ impl Oracle {
         let absent = self.knows_absent[source.slot()].without(leg);
         self.knows_absent[source.slot()] = absent;
         self.knows_absent[leg.slot()] = absent;
-        self.unaware = self.unaware.without(leg);
+        self.believes = self.believes.with(leg);
     }
 
     pub fn started(&mut self, node: NodeId) {
         self.starts += 1;
-        self.unaware = self.unaware.without(node);
-    }
-
-    /// A leg is not in sync any more.
-    pub fn left(&mut self, leg: NodeId) {
-        self.unaware = self.unaware.with(leg);
+        self.believes = self.believes.with(node);
+        self.claimed[node.slot()] = NodeSet::NONE;
     }
 
     pub fn restarted(&mut self, node: NodeId) {
-        self.unaware = self.unaware.without(node);
+        self.believes = self.believes.without(node);
         self.told.retain(|(to, _), _| *to != node);
     }
 
-    pub fn heard(&mut self, to: NodeId, from: NodeId, holds: Writes) {
+    pub fn heard(
+        &mut self,
+        to: NodeId,
+        record: &Record,
+        holds: Writes,
+        own: &Writes,
+        in_sync: bool,
+    ) {
+        let from = record.node;
+        let claimed = &mut self.claimed[to.slot()];
+        if record.starting {
+            *claimed = claimed.with(from);
+        } else if record.running || holds.minus(own).is_empty() {
+            *claimed = claimed.without(from);
+        }
+        // Of a fork it is right to think nothing.
+        let fork = own
+            .minus(&holds)
+            .iter()
+            .any(|write| self.answered.contains(*write));
+        if record.running && !record.members.contains(to) && !fork {
+            self.believes = self.believes.without(to);
+        } else if record.running && in_sync {
+            // Older news had come late.
+            self.believes = self.believes.with(to);
+        }
         self.told.insert((to, from), holds);
     }
 
@@ -78,6 +108,12 @@ impl Oracle {
         if let Some(holds) = self.told.get(&(node, loser)) {
             self.given_up.add(holds);
         }
+    }
+
+    /// An administrator removed `TAG_data_corrupt` by hand.
+    pub fn vouched_for(&mut self, node: NodeId) {
+        self.believes = self.believes.with(node);
+        self.claimed[node.slot()] = NodeSet::NONE;
     }
 
     pub fn give_up_own(&mut self, holds: Writes) {
@@ -102,8 +138,9 @@ impl Cluster {
         let missing = oracle.answered.minus(&disk.holds);
         for write in missing {
             let writer = oracle.writers[&write];
-            let given_up = oracle.given_up.contains(write);
-            let excused = oracle.unaware.contains(node) || knows_absent.contains(writer);
+            let given_up = oracle.given_up.contains(write) || oracle.forced.contains(write);
+            let believes = oracle.believes.contains(node) && oracle.claimed[node.slot()].is_empty();
+            let excused = believes || knows_absent.contains(writer);
             assert!(
                 excused || given_up,
                 "P1, P4: {node:?} goes into service without write {write} of {writer:?}, which was answered; \
@@ -114,6 +151,10 @@ impl Cluster {
 
     /// P4: what was answered is overwritten only by what is newer, unless somebody gave it up.
     pub fn check_overwrite(&mut self, source: NodeId, leg: NodeId) {
+        if self.nodes[leg.slot()].disk.mixed {
+            // Its resync has begun before, rightly; it is not what made an answer true.
+            return;
+        }
         let oracle = &self.oracle;
         let (ours, theirs) = (
             &self.nodes[source.slot()].disk.holds,
@@ -125,6 +166,17 @@ impl Cluster {
             assert!(
                 !answered || given_up,
                 "P4: {source:?} overwrites write {write} on {leg:?}, which was answered, and nobody gave it up"
+            );
+        }
+    }
+
+    /// P1, P4: in the end everything that was answered is there, but what somebody gave up.
+    pub fn check_nothing_is_lost(&self, source: NodeId) {
+        let holds = &self.nodes[source.slot()].disk.holds;
+        for write in self.oracle.answered.minus(holds) {
+            assert!(
+                self.oracle.given_up.contains(write),
+                "P1, P4: write {write} is lost, and nobody gave it up"
             );
         }
     }

@@ -40,6 +40,8 @@ pub fn action(action: &Action, names: &Names) -> String {
                 DropReason::Paused => "paused".into(),
                 DropReason::Unextended => "unextended".into(),
                 DropReason::Superseded(by) => format!("superseded by {}", name(by)),
+                DropReason::Restarted => "restarted".into(),
+                DropReason::NotOrdered => "not ordered".into(),
                 DropReason::OwnLegFailed => "own leg failed".into(),
             };
             format!("drop {} ({why})", name(node))

@@ -17,6 +17,7 @@ fn record(slot: u8, current: u64) -> Record {
         outdated: false,
         fresh: false,
         running: false,
+        starting: false,
         crashed: false,
         members: NodeSet::NONE,
         resyncing: NodeSet::NONE,
@@ -24,6 +25,9 @@ fn record(slot: u8, current: u64) -> Record {
         in_sync: NodeSet::NONE,
         settled: NodeSet::NONE,
         accepts: None,
+        follows: None,
+        agreement: 0,
+        agreements: [0; SLOTS],
         discarded: [Generation::NONE; SLOTS],
         lost_quorum: false,
         changing: false,
@@ -232,10 +236,15 @@ fn step_e_a_split_brain_ends_when_one_side_is_given_up_by_either() {
     here.discarded[1] = Generation(9);
     let still = compare(&here, &peer, C);
     assert_eq!(still.row, "20");
-    // Opposite orders are none.
+    // Opposite orders are none, unless one of the two is in service.
     there.discarded[1] = Generation(3);
     there.discarded[0] = Generation(2);
     assert_eq!(compare(&own, &there, C).row, "20");
+    let running = Record {
+        running: true,
+        ..own.clone()
+    };
+    check((running, there), C, ("e", "e"), rule, TO);
     let (mut mine, theirs) = (record(0, 1), record(1, 2));
     mine.discarded[1] = Generation(2);
     let rule = "unrelated data, one side given up";

@@ -1,14 +1,14 @@
 //! What other nodes tell, and whose writes the own leg takes.
 
-use super::super::action::{Action, Note};
+use super::super::action::{Action, DropReason, Note};
 use super::super::decision::{Outcome, compare};
 use super::super::generation::Generation;
 use super::super::node::{NodeId, NodeSet};
 use super::super::record::Record;
-use super::{Machine, Service, Standing};
+use super::{Leg, Machine, Service, Standing};
 
 impl Machine {
-    pub(super) fn hear(&mut self, record: Record) {
+    pub(super) fn hear(&mut self, record: Record, out: &mut Vec<Action>) {
         let node = record.node;
         if node == self.own() {
             return;
@@ -19,10 +19,26 @@ impl Machine {
             self.peers[node.slot()].failed = false;
         }
         self.peers[node.slot()].record = Some(record.clone());
+        self.claims = match record.starting {
+            true => self.claims.with(node),
+            false => self.claims.without(node),
+        };
+        if record.follows.is_some_and(|source| source != self.own()) {
+            // What was given up is not what it has any more.
+            self.memory.discarded[node.slot()] = Generation::NONE;
+        }
         match (self.service, record.running) {
             (Service::Out, true) => self.hear_source(&record),
             (Service::Out, false) => self.hear_standby(&record),
-            _ => {}
+            _ => self.hear_target(&record, out),
+        }
+    }
+
+    /// A leg of this source whose node has begun anew since it was added is not what it was.
+    fn hear_target(&mut self, target: &Record, out: &mut Vec<Action>) {
+        let leg = &self.peers[target.node.slot()];
+        if leg.leg != Leg::Out && leg.agreement != target.agreement {
+            self.drop_leg(target.node, DropReason::Restarted, out);
         }
     }
 
@@ -32,8 +48,9 @@ impl Machine {
         if source.nodes.contains(own) {
             self.memory.nodes = source.nodes;
         }
+        let accepted = self.accepted == Some(source.node);
         let memory = &mut self.memory;
-        if source.members.contains(own) {
+        if accepted && source.has_in_sync(own, memory.agreement) {
             memory.fresh = true;
             memory.outdated = false;
             memory.last_owner = false;
@@ -48,7 +65,9 @@ impl Machine {
             return;
         }
         let outcome = self.decision(source.node).map(|decision| decision.outcome);
-        if matches!(outcome, Some(Outcome::FromPeer(_) | Outcome::Nothing)) {
+        // What this source has written to the own leg can be ahead of what it told.
+        let follows = accepted || matches!(outcome, Some(Outcome::FromPeer(_) | Outcome::Nothing));
+        if follows {
             let memory = &mut self.memory;
             memory.fresh = false;
             memory.outdated = true;
@@ -113,11 +132,23 @@ impl Machine {
         }
     }
 
+    /// The source that writes to the own leg now.
+    pub(super) fn follows(&self) -> Option<NodeId> {
+        let own = self.own();
+        self.accepted.filter(|source| {
+            self.peer(*source)
+                .is_some_and(|peer| peer.running && peer.members.and(peer.resyncing).contains(own))
+        })
+    }
+
     /// Lets the right source write to the own leg.
     pub(super) fn accept(&mut self, out: &mut Vec<Action>) {
         let chosen = self.choose_source();
         if chosen != self.accepted {
             self.accepted = chosen;
+            if chosen.is_some() {
+                self.memory.agreement = self.memory.agreement.wrapping_add(1);
+            }
             out.push(Action::Accept(chosen));
         }
     }
@@ -128,7 +159,9 @@ impl Machine {
         }
         let claims: Vec<&Record> = NodeId::all()
             .filter_map(|node| self.peer(node))
-            .filter(|peer| peer.running && self.may_follow(peer))
+            .filter(|peer| {
+                peer.running && (self.may_follow(peer) || self.accepted == Some(peer.node))
+            })
             .collect();
         let newest = |claim: &Record| {
             claims.iter().all(|other| {
@@ -142,9 +175,7 @@ impl Machine {
             // Two that can't be compared: whoever was agreed to before stays; a source that can't be heard may still write.
             (None, Some(before)) => {
                 let heard = self.peer(before);
-                heard
-                    .is_none_or(|peer| peer.running && self.may_follow(peer))
-                    .then_some(before)
+                heard.is_none_or(|peer| peer.running).then_some(before)
             }
             (None, None) => None,
         }

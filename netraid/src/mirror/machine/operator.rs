@@ -99,7 +99,11 @@ impl Machine {
         match self.peer(node) {
             _ if !self.memory.nodes.contains(node) => Some(Refusal::NotATarget(node)),
             None => Some(Refusal::Unreachable(node)),
-            Some(peer) if peer.running => Some(Refusal::StopFirst(node)),
+            Some(peer) if peer.running || peer.starting => Some(Refusal::StopFirst(node)),
+            // What it has is that source's, and goes on growing.
+            Some(peer) if peer.follows.is_some_and(|source| source != self.own()) => {
+                Some(Refusal::StopFirst(peer.follows.unwrap_or(node)))
+            }
             Some(_) if self.memory.generations.current == Generation::NONE => Some(Refusal::NoData),
             Some(_) if !self.memory.consistent => Some(Refusal::Inconsistent),
             Some(_) if !self.is_conflict(node) => Some(Refusal::NothingToResolve(node)),

@@ -35,6 +35,10 @@ impl Machine {
         if self.accepted.take().is_some() {
             out.push(Action::Accept(None));
         }
+        // Nobody else is to begin the same meanwhile.
+        if !self.reachable().is_empty() {
+            out.push(Action::Tell(self.reachable()));
+        }
         out.push(Action::Assemble {
             force: force && !self.memory.consistent,
         });
@@ -55,6 +59,7 @@ impl Machine {
             });
             if let Some(peer) = self.peer(node)
                 && conflict
+                && peer.follows.is_none()
             {
                 self.memory.discarded[node.slot()] = peer.generations.current;
             }
@@ -72,7 +77,10 @@ impl Machine {
 
     /// Why the mirror must not go into service here, if so.
     fn obstacle(&self, force: bool) -> Option<Refusal> {
-        let running = |node: &_| self.peer(*node).is_some_and(|peer| peer.running);
+        let running = |node: &_| {
+            self.peer(*node)
+                .is_some_and(|peer| peer.running || peer.starting)
+        };
         if let Some(node) = self.reachable().iter().find(running) {
             return Some(Refusal::InService(node));
         }
@@ -92,7 +100,7 @@ impl Machine {
                 .better_peer()
                 .or_else(|| memory.outdated.then_some(Refusal::Outdated))
                 .or_else(|| match () {
-                    () if memory.fresh || unheard.is_empty() => None,
+                    () if unheard.is_empty() => None,
                     () if memory.was_source || memory.last_owner => {
                         Some(Refusal::CannotReach(unheard))
                     }
@@ -125,10 +133,23 @@ impl Machine {
 
     /// Nodes that could have gone into service without this one since, and can't be asked.
     fn unheard(&self) -> NodeSet {
-        self.memory
-            .in_sync
-            .minus(self.reachable())
-            .without(self.own())
+        let could = match self.memory.fresh {
+            true => self.claims.and(self.hearsay()),
+            false => self.memory.in_sync.and(self.claims),
+        };
+        could.minus(self.reachable()).without(self.own())
+    }
+
+    /// Nodes of which a peer says that they went on without it, which this node never heard of, though they could.
+    fn hearsay(&self) -> NodeSet {
+        let peers = self.reachable().iter().filter_map(|node| self.peer(node));
+        let sources = peers
+            .filter(|peer| peer.outdated)
+            .filter_map(|peer| peer.accepts);
+        sources
+            .filter(|source| Some(*source) != self.accepted)
+            .filter(|source| self.memory.in_sync.contains(*source))
+            .collect()
     }
 
     pub(super) fn assembled(&mut self, out: &mut Vec<Action>) {

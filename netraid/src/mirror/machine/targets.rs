@@ -159,7 +159,9 @@ impl Machine {
         let others = NodeId::all().filter(|node| Some(*node) != previous);
         for node in previous.into_iter().chain(others) {
             if let Standing::Ready(decision, extent) = self.standing(node) {
+                let agreement = self.peer(node).map_or(0, |peer| peer.agreement);
                 self.peers[node.slot()].leg = Leg::Adding;
+                self.peers[node.slot()].agreement = agreement;
                 let discard = matches!(decision.row, "e" | "f");
                 out.extend([
                     Action::Connect(node),
@@ -192,7 +194,11 @@ impl Machine {
 
     /// Another node that took over from this one without its knowing.
     fn look_for_successor(&mut self, out: &mut Vec<Action>) {
-        if self.superseded.is_some() {
+        if let Some(by) = self.superseded {
+            // It was taken out of service again: now it is a peer with newer data, or a split brain.
+            if self.peer(by).is_some_and(|peer| !peer.running) {
+                self.superseded = None;
+            }
             return;
         }
         let successor = self.reachable().iter().find(|node| {
@@ -273,8 +279,12 @@ impl Machine {
     }
 
     pub(super) fn added(&mut self, node: NodeId, out: &mut Vec<Action>) {
-        if self.leg(node) != Leg::Adding {
-            return out_of_turn(out);
+        match self.leg(node) {
+            Leg::Adding => {}
+            Leg::Out if self.service == Service::In => {
+                return out.push(Action::Drop(node, DropReason::NotOrdered));
+            }
+            _ => return out_of_turn(out),
         }
         self.peers[node.slot()].leg = Leg::Resyncing(0);
         if self.previous() == Some(node) {

@@ -1,0 +1,435 @@
+//! One random schedule: faults, a clumsy cluster manager and clumsier administrators; then everything is mended, and one
+//! source with all others in sync must come of it.
+
+use netraid::mirror::event::Event;
+use netraid::mirror::explain::explain;
+use netraid::mirror::generation::Generation;
+use netraid::mirror::machine::{Settings, Standing, Wait};
+use netraid::mirror::node::{NodeId, NodeSet};
+use netraid::mirror::word::Word;
+
+use crate::array::Until;
+use crate::cluster::{Cluster, id};
+use crate::disk::BLOCKS;
+use crate::random::Random;
+use crate::scenario;
+
+/// What happened in one schedule or in many.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tally {
+    pub steps: u64,
+    pub starts: u64,
+    pub answers: u64,
+    pub crashes: u64,
+    pub resyncs: u64,
+    pub full_resyncs: u64,
+    pub refusals: u64,
+    pub splits: u64,
+    /// Schedules that ended with a mirror that only an administrator's force could start.
+    pub forced: u64,
+}
+
+impl Tally {
+    pub fn add(&mut self, other: &Tally) {
+        self.steps += other.steps;
+        self.starts += other.starts;
+        self.answers += other.answers;
+        self.crashes += other.crashes;
+        self.resyncs += other.resyncs;
+        self.full_resyncs += other.full_resyncs;
+        self.refusals += other.refusals;
+        self.splits += other.splits;
+        self.forced += other.forced;
+    }
+}
+
+pub struct Schedule {
+    pub cluster: Cluster,
+    random: Random,
+    pub tally: Tally,
+}
+
+/// Runs the schedule named by `seed`; panics when a promise is broken.
+pub fn run(seed: u64, trace: bool) -> Tally {
+    let mut schedule = Schedule::new(seed, trace);
+    let length = 20 + schedule.random.below(180);
+    for _ in 0..length {
+        schedule.step();
+        schedule.check();
+    }
+    schedule.mend();
+    let mut tally = schedule.tally;
+    tally.starts = schedule.cluster.oracle.starts;
+    tally.answers = schedule.cluster.oracle.answers;
+    tally
+}
+
+impl Schedule {
+    fn new(seed: u64, trace: bool) -> Schedule {
+        let mut random = Random::new(seed);
+        let count = 2 + random.below(3) as usize;
+        let settings = Settings {
+            wait: match random.below(4) {
+                0 => Wait::No,
+                1 => Wait::Seconds(60),
+                _ => Wait::Forever,
+            },
+            connect_during_restore: !random.chance(20),
+            wait_to_resync: random.chance(20),
+            bitmap: !random.chance(10),
+            ..scenario::settings(id(0))
+        };
+        let each = |own| Settings {
+            own,
+            ..settings.clone()
+        };
+        let mut schedule = Schedule {
+            cluster: Cluster::new(count, each, trace),
+            random,
+            tally: Tally::default(),
+        };
+        schedule.begin(count);
+        schedule
+    }
+
+    /// A mirror with all its targets, in sync more often than not.
+    fn begin(&mut self, count: usize) {
+        for slot in 0..count {
+            self.cluster.power_on(id(slot));
+        }
+        self.cluster.settle();
+        self.cluster.ask(id(0), Event::Restore);
+        self.cluster.settle();
+        for slot in 1..count {
+            self.cluster.ask(id(0), Event::Extend(id(slot)));
+            self.cluster.settle();
+        }
+        if self.random.chance(80) {
+            self.finish_resyncs();
+        }
+    }
+
+    fn any(&mut self) -> NodeId {
+        let count = self.cluster.nodes.len() as u64;
+        id(self.random.below(count) as usize)
+    }
+
+    fn any_set(&mut self) -> NodeSet {
+        let count = self.random.below(3);
+        (0..count).map(|_| self.any()).collect()
+    }
+
+    fn arrays(&self) -> Vec<NodeId> {
+        let runs = |node: &NodeId| self.cluster.nodes[node.slot()].array.is_some();
+        self.cluster.ids().filter(runs).collect()
+    }
+
+    fn any_array(&mut self) -> Option<NodeId> {
+        let arrays = self.arrays();
+        let index = self.random.below(arrays.len().max(1) as u64) as usize;
+        arrays.get(index).copied()
+    }
+
+    // --- one step -----------------------------------------------------------------------------------------------
+
+    pub fn step(&mut self) {
+        self.tally.steps += 1;
+        match self.random.below(100) {
+            0..=29 => {
+                let (from, to) = (self.any(), self.any());
+                self.cluster.deliver(from, to);
+            }
+            30..=47 => {
+                let node = self.any();
+                self.cluster.next_event(node);
+            }
+            48..=63 => self.write(),
+            64..=77 => self.copy(),
+            78..=81 => self.power(),
+            82..=85 => self.link(),
+            86..=90 => {
+                let node = self.any();
+                self.ask(node, Event::Restore);
+            }
+            91..=94 => self.manage(),
+            95..=98 => self.operate(),
+            _ => self.flag_by_hand(),
+        }
+        for node in self.cluster.ids() {
+            self.perform(node);
+        }
+    }
+
+    /// Performs a node's actions, or loses its power between two of them.
+    fn perform(&mut self, node: NodeId) {
+        while self.cluster.perform_next(node) {
+            if self.random.below(400) == 0 {
+                self.tally.crashes += 1;
+                self.cluster.power_off(node);
+            }
+        }
+    }
+
+    fn ask(&mut self, node: NodeId, event: Event) {
+        self.cluster.ask(node, event);
+        self.perform(node);
+        if let Some(Err(refusal)) = self.cluster.nodes[node.slot()].answer {
+            self.tally.refusals += 1;
+            let names = &self.cluster.names;
+            assert!(
+                !refusal.reason(node, names).is_empty(),
+                "P6: refused without a reason"
+            );
+        }
+    }
+
+    fn write(&mut self) {
+        let Some(source) = self.any_array() else {
+            return;
+        };
+        let block = self.random.below(BLOCKS as u64) as usize;
+        let until = match self.random.below(60) {
+            0 => Until::Marked,
+            1 | 2 => Until::Legs(self.random.below(3) as usize),
+            3 => Until::Named,
+            _ => Until::Answered,
+        };
+        if until != Until::Answered {
+            self.tally.crashes += 1;
+        }
+        self.cluster.write(source, block, until);
+    }
+
+    fn copy(&mut self) {
+        let Some(source) = self.any_array() else {
+            return;
+        };
+        let leg = self.any();
+        let steps = 1 + self.random.below(5);
+        for _ in 0..steps {
+            if !self.cluster.copy(source, leg) {
+                break;
+            }
+        }
+    }
+
+    fn power(&mut self) {
+        let node = self.any();
+        match self.cluster.is_up(node) {
+            false => self.cluster.power_on(node),
+            true if self.random.chance(35) => {
+                self.tally.crashes += 1;
+                self.cluster.power_off(node);
+            }
+            true => {}
+        }
+    }
+
+    fn link(&mut self) {
+        let (one, other) = (self.any(), self.any());
+        let up = self.random.chance(60);
+        self.cluster.set_link(one, other, up);
+        if let Some(source) = self.any_array()
+            && self.random.chance(50)
+        {
+            for leg in self.cluster.broken_legs(source).iter() {
+                self.cluster.expel(source, leg);
+            }
+        }
+    }
+
+    fn manage(&mut self) {
+        let node = self.any();
+        match self.random.below(8) {
+            0..=3 => self.ask(node, Event::QuickCheck),
+            4 => self.ask(node, Event::Remove),
+            5 => self.ask(node, Event::Parents { up: true }),
+            _ => {
+                if self.cluster.node(node).timer.take().is_some() {
+                    self.ask(node, Event::WaitOver);
+                }
+            }
+        }
+    }
+
+    fn operate(&mut self) {
+        let (node, other, some) = (self.any(), self.any(), self.any_set());
+        let event = match self.random.below(16) {
+            0 | 1 => Event::Pause(some),
+            2..=4 => Event::Resume(some),
+            5..=7 => Event::FullResync(some),
+            8 => Event::Force,
+            9..=12 => Event::Resolve { discard: other },
+            13 => Event::Unextend(other),
+            _ => Event::Extend(other),
+        };
+        self.ask(node, event);
+    }
+
+    fn flag_by_hand(&mut self) {
+        let (node, other) = (self.any(), self.any());
+        let mut flags = self.cluster.nodes[node.slot()].flags;
+        match self.random.below(5) {
+            0 => flags.0 = !flags.0,
+            1 => flags.1 = None,
+            2 => flags.1 = Some(other),
+            _ => {
+                flags.2 = !flags.2;
+                if !flags.2 {
+                    // That is an order like force, for what is known there.
+                    self.cluster.oracle.vouched_for(node);
+                }
+            }
+        }
+        let (last_owner, source, data_corrupt) = flags;
+        self.cluster.node(node).flags = flags;
+        let event = Event::Flags {
+            last_owner,
+            source,
+            data_corrupt,
+        };
+        self.ask(node, event);
+    }
+
+    // --- after each step ----------------------------------------------------------------------------------------
+
+    pub fn check(&mut self) {
+        let explaining = self.random.chance(10);
+        for source in self.arrays() {
+            let array = self.cluster.nodes[source.slot()].array.clone().unwrap();
+            // One that was lost is still called in sync until the array notices.
+            let reached = |leg: &NodeId| *leg == source || self.cluster.can_write(source, *leg);
+            for leg in array.in_sync.iter().filter(reached) {
+                self.cluster
+                    .check_equal(source, leg, "both were called in sync");
+            }
+        }
+        for node in self.cluster.ids() {
+            if explaining && self.cluster.is_up(node) {
+                for said in explain(self.cluster.machine(node), &self.cluster.names) {
+                    assert!(!said.why.is_empty(), "P6: {said:?}");
+                }
+            }
+        }
+    }
+
+    // --- the end ------------------------------------------------------------------------------------------------
+
+    fn finish_resyncs(&mut self) {
+        loop {
+            let mut copied = false;
+            for source in self.arrays() {
+                for leg in self.cluster.ids() {
+                    while self.cluster.copy(source, leg) {
+                        copied = true;
+                        self.tally.resyncs += 1;
+                    }
+                }
+            }
+            self.cluster.settle();
+            if !copied {
+                return;
+            }
+        }
+    }
+
+    /// Everything works again, and somebody reads what the mirror says and does it.
+    fn mend(&mut self) {
+        self.cluster.say(|| "-- everything is mended".into());
+        let nodes: Vec<NodeId> = self.cluster.ids().collect();
+        for &node in &nodes {
+            self.cluster.power_on(node);
+            for &other in &nodes {
+                self.cluster.set_link(node, other, true);
+            }
+        }
+        for _ in 0..20 {
+            self.cluster.settle();
+            self.finish_resyncs();
+            let running = self.arrays();
+            match running.as_slice() {
+                [] => self.start_somewhere(&nodes),
+                [source] => {
+                    if self.is_whole(*source) {
+                        return self.compare(*source);
+                    }
+                    self.do_what_is_said(*source, &nodes);
+                }
+                [one, ..] => {
+                    self.tally.splits += 1;
+                    self.cluster.ask(*one, Event::Remove);
+                }
+            }
+        }
+        for &node in &nodes {
+            let machine = self.cluster.machine(node);
+            let said = explain(machine, &self.cluster.names);
+            println!(
+                "{}",
+                netraid::mirror::explain::text(&said, &self.cluster.names)
+            );
+        }
+        panic!("the mirror does not recover");
+    }
+
+    fn start_somewhere(&mut self, nodes: &[NodeId]) {
+        for &node in nodes {
+            self.cluster.ask(node, Event::Restore);
+            self.cluster.settle();
+            if self.cluster.nodes[node.slot()].array.is_some() {
+                return;
+            }
+        }
+        self.tally.forced += 1;
+        let with_data = |node: &&NodeId| {
+            let generations = &self.cluster.nodes[node.slot()].disk.generations;
+            generations.current != Generation::NONE
+        };
+        let node = *nodes.iter().find(with_data).expect("somebody has data");
+        self.cluster.ask(node, Event::Force);
+    }
+
+    fn do_what_is_said(&mut self, source: NodeId, nodes: &[NodeId]) {
+        self.cluster.ask(source, Event::Parents { up: true });
+        self.cluster.ask(source, Event::QuickCheck);
+        self.cluster.settle();
+        for &node in nodes.iter().filter(|node| **node != source) {
+            let event = match self.cluster.machine(source).standing(node) {
+                Standing::Paused => Event::Resume(NodeSet::of(node)),
+                Standing::NotATarget => Event::Extend(node),
+                Standing::SplitBrain | Standing::Newer | Standing::Unrelated => {
+                    self.tally.splits += 1;
+                    Event::Resolve { discard: node }
+                }
+                Standing::WaitsForPrevious(_) if self.random.chance(30) => {
+                    Event::FullResync(NodeSet::of(node))
+                }
+                _ => continue,
+            };
+            self.cluster.ask(source, event);
+            self.cluster.settle();
+        }
+    }
+
+    fn is_whole(&self, source: NodeId) -> bool {
+        let array = self.cluster.nodes[source.slot()].array.as_ref().unwrap();
+        array.in_sync.len() == self.cluster.nodes.len()
+    }
+
+    /// P3 for all, and P6: every node says what is true.
+    fn compare(&mut self, source: NodeId) {
+        for node in self.cluster.ids() {
+            self.cluster
+                .check_equal(source, node, "everything is mended");
+            for other in self.cluster.ids() {
+                let expected = match other == source {
+                    true => Word::Source,
+                    false => Word::Target,
+                };
+                let word = self.cluster.machine(node).word(other);
+                assert_eq!(word, expected, "P6: what {node:?} says of {other:?}");
+            }
+        }
+        self.cluster.check_nothing_is_lost(source);
+    }
+}
