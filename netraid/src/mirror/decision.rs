@@ -135,6 +135,10 @@ fn same_generation(own: &Record, peer: &Record, protocol: Protocol) -> Decision 
 
 /// Steps e and f: what administrators gave up.
 fn given_up(own: &Record, peer: &Record, found: Decision) -> Decision {
+    if own.generations.current == peer.generations.current {
+        // Whoever gave it up has it meanwhile.
+        return found;
+    }
     let loses = |loser: &Record, other: &Record| {
         let current = loser.generations.current;
         loser.gives_up(loser.node, current) || other.gives_up(loser.node, current)

@@ -13,8 +13,9 @@ use super::record::Record;
 pub enum Event {
     /// The driver began, with what [`Memory`](super::record::Memory) it found.
     Boot(Boot),
-    /// What the own leg says of itself. Others write to it, so it is read and told again before [`Event::Restore`],
-    /// [`Event::Force`], [`Event::Resolve`] and [`Event::Peer`].
+    /// What the own leg says of itself. Others write to it, so it is read and told again after [`Event::Boot`], before
+    /// [`Event::Restore`], [`Event::Force`], [`Event::Resolve`] and [`Event::Peer`], and before the record is told to
+    /// anybody.
     OwnLeg {
         /// Its generations, departures that only md's superblock knows of included.
         generations: Generations,

@@ -60,6 +60,30 @@ fn explain_own(machine: &Machine, names: &Names) -> Explanation {
     match machine.service() {
         Service::Starting => says(format!("{tag} is being started on {here}"), None, None),
         Service::Stopping => says(format!("{tag} is being stopped on {here}"), None, None),
+        Service::In if machine.superseded().is_some() => says(
+            format!(
+                "{tag} is in service on {here}, but {} took over and has newer data",
+                machine
+                    .superseded()
+                    .map_or_else(String::new, |by| names.node(by))
+            ),
+            None,
+            Some(format!("netraid stop {tag}")),
+        ),
+        Service::In if !machine.has_own_leg() => says(
+            format!(
+                "{tag} is in service on {here}, whose own leg has failed; {} it",
+                match machine.members().without(own) {
+                    nodes if nodes.is_empty() => "nobody serves".into(),
+                    nodes if nodes.len() == 1 => format!("{} serves", names.list(nodes)),
+                    nodes => format!("{} serve", names.list(nodes)),
+                }
+            ),
+            None,
+            Some(format!(
+                "netraid stop {tag}, and start it on a node in sync"
+            )),
+        ),
         Service::In => {
             let targets = machine.members().without(own);
             let why = match targets.is_empty() {

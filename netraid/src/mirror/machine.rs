@@ -267,6 +267,16 @@ impl Machine {
         self.accepted
     }
 
+    /// Whether the own leg serves the application, or failed.
+    pub fn has_own_leg(&self) -> bool {
+        !self.own_leg_failed
+    }
+
+    /// Another source that took over, while this node is still in service.
+    pub fn superseded(&self) -> Option<NodeId> {
+        self.superseded
+    }
+
     /// What this node and a peer that can be reached are to each other.
     pub fn decision(&self, node: NodeId) -> Option<Decision> {
         let peer = self.peer(node)?;
@@ -289,6 +299,18 @@ impl Machine {
         NodeId::all().filter(|node| *node != self.own()).collect()
     }
 
+    /// Whoever is not in the array while a generation is named is older from then on. Who is being resynced is as well,
+    /// unless it still believes to be in sync: its resync may end before it has heard of it.
+    fn may_be_in_sync(&self) -> NodeSet {
+        let believes = |node: &NodeId| {
+            let told = self.peer(*node).is_none_or(|peer| peer.fresh);
+            told && self.memory.in_sync.contains(*node)
+        };
+        let resyncing = self.with_leg(|leg| matches!(leg, Leg::Adding | Leg::Resyncing(_)));
+        self.members()
+            .and(resyncing.iter().filter(believes).collect())
+    }
+
     fn with_leg(&self, wanted: impl Fn(Leg) -> bool) -> NodeSet {
         NodeId::all()
             .filter(|node| wanted(self.leg(*node)))
@@ -304,6 +326,10 @@ impl Machine {
             } => {
                 self.memory.generations = generations;
                 self.memory.consistent = consistent;
+                if !consistent {
+                    // Whoever resyncs it will say when that has ended.
+                    self.memory.fresh = false;
+                }
             }
             Event::Flags { .. } => {}
             Event::Restore => self.start(false, out),
@@ -324,8 +350,7 @@ impl Machine {
             Event::ResyncEnded(node) => self.resync_ended(node, out),
             Event::Minted(generations) => {
                 self.memory.generations = generations;
-                // Whoever is not there now is older from now on.
-                self.memory.in_sync = self.members();
+                self.memory.in_sync = self.may_be_in_sync();
             }
             Event::WaitOver => self.wait_over(out),
             Event::Pause(targets) => self.pause(targets, out),

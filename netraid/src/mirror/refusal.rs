@@ -61,8 +61,8 @@ impl Refusal {
                 "{tag}_data_corrupt is set: {here} was source when it went down, and another node may have newer data"
             ),
             Refusal::CannotReach(nodes) => format!(
-                "{here} was source when it went down, and {} can't be reached, where newer data may be; \
-                 {tag}_data_corrupt was set",
+                "{here} was source when it went down, and {} can't be reached, where newer data may be; that is what \
+                 {tag}_data_corrupt guards against",
                 names.list(*nodes)
             ),
             Refusal::MayBeOld(nodes) => format!(

@@ -90,15 +90,14 @@ impl Machine {
             Standing::Resyncing(_) => Word::Resyncing,
             Standing::Paused => Word::Paused,
             Standing::Unreachable | Standing::NoSource | Standing::NotATarget => Word::Unknown,
-            Standing::TwoSources
-            | Standing::SplitBrain
-            | Standing::Newer
-            | Standing::Superseded(_) => Word::SplitBrain,
+            Standing::TwoSources | Standing::SplitBrain | Standing::Newer => Word::SplitBrain,
+            Standing::Superseded(by) if by == node => Word::SplitBrain,
             Standing::WaitsForPrevious(_) => Word::WaitForPreviousSource,
             Standing::Adding
             | Standing::Unrelated
             | Standing::Changing
             | Standing::OwnLegFailed
+            | Standing::Superseded(_)
             | Standing::AfterPrevious(_)
             | Standing::WaitsForQuickCheck
             | Standing::WaitsForParents

@@ -4,7 +4,7 @@
 //! generation, durably on all legs in sync, before it answers the first write that a leg missed.
 
 use netraid::mirror::event::Event;
-use netraid::mirror::generation::{Extent, Generation};
+use netraid::mirror::generation::Extent;
 use netraid::mirror::node::{NodeId, NodeSet};
 
 use crate::cluster::{Array, Cluster};
@@ -66,6 +66,9 @@ impl Cluster {
 
     pub fn merge(&mut self, node: NodeId, leg: NodeId) {
         let bits = self.nodes[leg.slot()].disk.bits;
+        for broken in self.broken_legs(node).iter() {
+            self.expel(node, broken);
+        }
         for member in self.legs(node).iter() {
             self.node(member).disk.bits |= bits;
         }
@@ -98,6 +101,9 @@ impl Cluster {
     }
 
     pub fn copy_all(&mut self, node: NodeId, leg: NodeId) {
+        if !self.legs(node).contains(leg) {
+            return self.node(node).events.push_back(Event::LegFailed(leg));
+        }
         if !self.can_write(node, leg) {
             return self.expel(node, leg);
         }
@@ -218,6 +224,9 @@ impl Cluster {
     }
 
     fn end_resync(&mut self, node: NodeId, leg: NodeId) {
+        for broken in self.broken_legs(node).iter() {
+            self.expel(node, broken);
+        }
         self.check_equal(node, leg, "a resync ended");
         let source = self.nodes[node.slot()].disk.clone();
         let mut generations = source.generations.clone();

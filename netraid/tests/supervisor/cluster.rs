@@ -149,7 +149,7 @@ impl Cluster {
         while let Some(event) = self.node(node).events.pop_front() {
             self.handle(node, event);
         }
-        self.perform_all(node);
+        self.read_own_leg(node);
         for other in self.ids() {
             if self.connected(node, other) {
                 self.meet(node, other);
@@ -360,10 +360,10 @@ impl Cluster {
         let Some(action) = self.node(node).actions.pop_front() else {
             return false;
         };
-        let line = crate::show::action(&action, &self.names);
+        let line = crate::show::action(&action, node, &self.names);
         self.node(node).log.push(line);
         let steps = |action: &Action| match action {
-            Action::Connect(leg) | Action::Merge(leg) | Action::Add { node: leg, .. } => Some(*leg),
+            Action::Merge(leg) | Action::Add { node: leg, .. } => Some(*leg),
             _ => None,
         };
         let skipped = self.nodes[node.slot()].skip;

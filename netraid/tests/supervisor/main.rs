@@ -1,6 +1,7 @@
 //! The supervisor's state machines, alone and as clusters over simulated disks, links and power.
 //!
 //! - `scenario`: the text files in `scenarios/`, which say step by step what people see.
+//! - `matrix`: every state and every event, pinned in `matrix.txt`.
 //! - `schedule`: random schedules, each from a seed that reproduces it. To run more, or to replay one:
 //!
 //! ```text
@@ -24,11 +25,13 @@
 mod array;
 mod cluster;
 mod disk;
+mod matrix;
 mod oracle;
 mod random;
 mod scenario;
 mod schedule;
 mod show;
+mod states;
 
 use std::panic::catch_unwind;
 use std::sync::Mutex;

@@ -16,6 +16,8 @@ pub struct Oracle {
     forced: Writes,
     /// Who wrote each.
     writers: BTreeMap<u32, NodeId>,
+    /// Nodes whose data an administrator called good by removing `TAG_data_corrupt`.
+    vouched: NodeSet,
     /// Data that an administrator knew of and gave up.
     given_up: Writes,
     /// What each node was last told that each other holds.
@@ -43,7 +45,7 @@ impl Oracle {
         self.answers += 1;
         self.answered.insert(number);
         self.writers.insert(number, source);
-        if forced {
+        if forced || self.vouched.contains(source) {
             self.forced.insert(number);
         }
     }
@@ -61,6 +63,7 @@ impl Oracle {
         self.knows_absent[source.slot()] = absent;
         self.knows_absent[leg.slot()] = absent;
         self.believes = self.believes.with(leg);
+        self.vouched = self.vouched.without(leg);
     }
 
     pub fn started(&mut self, node: NodeId) {
@@ -112,6 +115,7 @@ impl Oracle {
 
     /// An administrator removed `TAG_data_corrupt` by hand.
     pub fn vouched_for(&mut self, node: NodeId) {
+        self.vouched = self.vouched.with(node);
         self.believes = self.believes.with(node);
         self.claimed[node.slot()] = NodeSet::NONE;
     }

@@ -2,9 +2,9 @@
 
 use netraid::mirror::action::{Action, DropReason, Flag, Note};
 use netraid::mirror::generation::Extent;
-use netraid::mirror::node::Names;
+use netraid::mirror::node::{Names, NodeId};
 
-pub fn action(action: &Action, names: &Names) -> String {
+pub fn action(action: &Action, own: NodeId, names: &Names) -> String {
     let name = |node| names.node(node);
     match *action {
         Action::SetFlag(flag) => format!("set {}", self::flag(flag, names)),
@@ -52,7 +52,7 @@ pub fn action(action: &Action, names: &Names) -> String {
         Action::StartTimer(seconds) => format!("start timer of {seconds} s"),
         Action::StopTimer => "stop timer".into(),
         Action::Done => "done".into(),
-        Action::Refuse(refusal) => format!("refuse: {refusal:?}"),
+        Action::Refuse(refusal) => format!("refuse: {}", refusal.reason(own, names)),
         Action::Note(note) => match note {
             Note::SetByHand(flag) => format!("note: by hand set {}", self::flag(flag, names)),
             Note::ClearedByHand(flag) => {

@@ -279,12 +279,8 @@ impl Machine {
     }
 
     pub(super) fn added(&mut self, node: NodeId, out: &mut Vec<Action>) {
-        match self.leg(node) {
-            Leg::Adding => {}
-            Leg::Out if self.service == Service::In => {
-                return out.push(Action::Drop(node, DropReason::NotOrdered));
-            }
-            _ => return out_of_turn(out),
+        if self.leg(node) != Leg::Adding {
+            return self.not_ordered(node, out);
         }
         self.peers[node.slot()].leg = Leg::Resyncing(0);
         if self.previous() == Some(node) {
@@ -321,13 +317,21 @@ impl Machine {
     pub(super) fn progress(&mut self, node: NodeId, percent: u8, out: &mut Vec<Action>) {
         match &mut self.peers[node.slot()].leg {
             Leg::Resyncing(known) => *known = percent.min(100),
+            _ => self.not_ordered(node, out),
+        }
+    }
+
+    /// The array has a leg that it should not have: bring it in line.
+    fn not_ordered(&mut self, node: NodeId, out: &mut Vec<Action>) {
+        match (self.leg(node), self.service) {
+            (Leg::Out, Service::In) => out.push(Action::Drop(node, DropReason::NotOrdered)),
             _ => out_of_turn(out),
         }
     }
 
     pub(super) fn resync_ended(&mut self, node: NodeId, out: &mut Vec<Action>) {
         if !matches!(self.leg(node), Leg::Resyncing(_)) {
-            return out_of_turn(out);
+            return self.not_ordered(node, out);
         }
         self.peers[node.slot()].leg = Leg::InSync;
         if self.first == Some(node) {
