@@ -14,8 +14,8 @@ pub enum Event {
     /// The driver began, with what [`Memory`](super::record::Memory) it found.
     Boot(Boot),
     /// What the own leg says of itself. Others write to it, so it is read and told again after [`Event::Boot`], before
-    /// [`Event::Restore`], [`Event::Force`], [`Event::Resolve`] and [`Event::Peer`], and before the record is told to
-    /// anybody.
+    /// [`Event::Restore`], [`Event::Force`], [`Event::Resolve`], [`Event::Peer`] and [`Event::PeerLost`], and before
+    /// [`Action::Tell`](super::action::Action::Tell) is performed.
     OwnLeg {
         /// Its generations, departures that only md's superblock knows of included.
         generations: Generations,

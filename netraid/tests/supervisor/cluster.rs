@@ -227,7 +227,10 @@ impl Cluster {
         };
         if self.is_up(to) {
             match news {
-                News::Lost => self.handle(to, Event::PeerLost(from)),
+                News::Lost => {
+                    self.read_own_leg(to);
+                    self.handle(to, Event::PeerLost(from));
+                }
                 News::Record(record, holds) => {
                     let own = &self.nodes[to.slot()].disk.holds;
                     let array = self.nodes[from.slot()].array.as_ref();
@@ -308,6 +311,10 @@ impl Cluster {
 
     pub fn handle(&mut self, node: NodeId, event: Event) {
         let forced = matches!(event, Event::Force);
+        let unextended = match event {
+            Event::Unextend(node) => Some(node),
+            _ => None,
+        };
         let resolved = match event {
             Event::Resolve { discard } => Some(discard),
             _ => None,
@@ -332,6 +339,9 @@ impl Cluster {
             for other in heard.iter() {
                 self.oracle.give_up(node, other);
             }
+        }
+        if let Some(gone) = unextended.filter(|_| accepted) {
+            self.oracle.unextended(gone);
         }
         if let Some(loser) = resolved.filter(|_| accepted) {
             match loser == node {
@@ -396,7 +406,10 @@ impl Cluster {
             Action::CopyAll(leg) => self.copy_all(node, leg),
             Action::Drop(leg, _) => self.drop_leg(node, leg),
             Action::Accept(source) => self.node(node).accepts = source,
-            Action::Tell(peers) => peers.iter().for_each(|peer| self.send(node, peer)),
+            Action::Tell(peers) => {
+                self.read_own_leg(node);
+                peers.iter().for_each(|peer| self.send(node, peer));
+            }
             Action::StartTimer(seconds) => self.node(node).timer = Some(seconds),
             Action::StopTimer => self.node(node).timer = None,
             Action::Done => self.node(node).answer = Some(Ok(())),

@@ -16,6 +16,8 @@ pub struct Oracle {
     forced: Writes,
     /// Who wrote each.
     writers: BTreeMap<u32, NodeId>,
+    /// Nodes that an administrator took out of the mirror, whatever they do since.
+    unextended: NodeSet,
     /// Nodes whose data an administrator called good by removing `TAG_data_corrupt`.
     vouched: NodeSet,
     /// Data that an administrator knew of and gave up.
@@ -64,6 +66,7 @@ impl Oracle {
         self.knows_absent[leg.slot()] = absent;
         self.believes = self.believes.with(leg);
         self.vouched = self.vouched.without(leg);
+        self.unextended = self.unextended.without(leg);
     }
 
     pub fn started(&mut self, node: NodeId) {
@@ -120,6 +123,10 @@ impl Oracle {
         self.claimed[node.slot()] = NodeSet::NONE;
     }
 
+    pub fn unextended(&mut self, node: NodeId) {
+        self.unextended = self.unextended.with(node);
+    }
+
     pub fn give_up_own(&mut self, holds: Writes) {
         self.given_up.add(&holds);
     }
@@ -144,7 +151,8 @@ impl Cluster {
             let writer = oracle.writers[&write];
             let given_up = oracle.given_up.contains(write) || oracle.forced.contains(write);
             let believes = oracle.believes.contains(node) && oracle.claimed[node.slot()].is_empty();
-            let excused = believes || knows_absent.contains(writer);
+            let excused =
+                believes || knows_absent.contains(writer) || oracle.unextended.contains(writer);
             assert!(
                 excused || given_up,
                 "P1, P4: {node:?} goes into service without write {write} of {writer:?}, which was answered; \

@@ -1,0 +1,177 @@
+#!/usr/bin/env bash
+# Breaks the supervisor's state machine on purpose, one mistake at a time, and demands that its tests notice each.
+#
+#   scripts/break-mirror.sh [LETTER...]     all mistakes, or those whose names begin with one of the letters
+#
+#   SCHEDULES=400000   how many random schedules a mistake may survive before it counts as missed
+#   CARGO_TARGET_DIR   where to build; kept between runs, a folder of its own by default
+#
+# The sources are copied to a temporary folder and changed there. A change that does not fit the sources any more, or
+# does not compile, is an error: this script has to be kept up to date with the machine. Each mistake is first looked for
+# with random schedules, whose seed is told; what they do not notice is looked for with the scenarios. Exit 0 only if the
+# unchanged machine passes and every mistake is caught.
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit 1
+schedules=${SCHEDULES:-400000}
+export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target/break-mirror}
+export RUST_BACKTRACE=0
+
+copy=$(mktemp -d) || exit 1
+trap 'rm -rf "$copy"' EXIT
+mkdir -p "$copy/src" "$copy/tests"
+cp -a netraid/src/mirror netraid/src/mirror.rs "$copy/src" || exit 1
+cp -a netraid/tests/supervisor "$copy/tests" || exit 1
+printf '//! The state machine alone.\npub mod mirror;\n' >"$copy/src/lib.rs"
+cat >"$copy/Cargo.toml" <<'TOML'
+[package]
+name = "netraid"
+version = "0.0.0"
+edition = "2024"
+[workspace]
+[profile.dev]
+opt-level = 2
+debug = 0
+TOML
+
+fail() {
+    echo "break-mirror: $*" >&2
+    exit 1
+}
+
+# change FILE OLD NEW: replaces the only place where FILE says OLD (any amount of white space is one space there).
+change() {
+    local file=$1
+    OLD=$2 NEW=$3 perl -0777 -i -pe '
+        BEGIN { $old = join "\\s+", map { quotemeta } split " ", $ENV{OLD}; $count = 0 }
+        $count += s/$old/$ENV{NEW}/g;
+        END { exit($count == 1 ? 0 : 1) }
+    ' "$copy/$file" || fail "'$2' is not, or not only once, in $file: bring this script up to date"
+}
+
+# test NAME: runs the tests of that name.
+run() {
+    (cd "$copy" && NETRAID_SCHEDULES=$schedules cargo test --quiet --offline --test supervisor -- --nocapture "$1") \
+        >"$copy/log" 2>&1
+}
+
+wanted=("$@")
+missed=0
+tried=0
+mistake() {
+    local name=$1 file seed caught by
+    shift
+    if [ ${#wanted[@]} -gt 0 ] && ! printf '%s\n' "${wanted[@]}" | grep -qxF -- "${name%%[0-9 ]*}"; then
+        return
+    fi
+    tried=$((tried + 1))
+    local changed=()
+    while [ $# -ge 3 ]; do
+        file=src/mirror/$1
+        if ! printf '%s\n' "${changed[@]}" | grep -qxF -- "$file"; then
+            cp "$copy/$file" "$copy/$file.kept"
+            changed+=("$file")
+        fi
+        change "$file" "$2" "$3"
+        shift 3
+    done
+    if ! run every_schedule; then
+        grep -q '^error\[\|^error: could not compile' "$copy/log" && {
+            cat "$copy/log" >&2
+            fail "the mistake '$name' does not compile"
+        }
+        seed=$(sed -n 's/^schedule \([0-9]*\) failed after.*/\1/p' "$copy/log" | head -n 1)
+        by=${seed:+seed $seed}
+        caught=$(grep -A1 "panicked at" "$copy/log" | grep -v "panicked at\|^--" | head -n 1)
+    elif ! run every_scenario; then
+        by='scenario'
+        caught=$(sed -n 's/^failed: //p; s/.*failed: \[/[/p' "$copy/log" | head -n 1)
+    else
+        by=MISSED
+        caught=
+        missed=$((missed + 1))
+    fi
+    printf '%-66s | %-12s | %s\n' "$name" "$by" "${caught:0:120}"
+    for file in "${changed[@]}"; do
+        # With a new time, or cargo takes the build of the mistake for up to date.
+        cp "$copy/$file.kept" "$copy/$file"
+    done
+}
+
+kept=$schedules
+schedules=5000
+run every_ || { cat "$copy/log" >&2; fail 'the machine as it is fails its tests'; }
+schedules=$kept
+printf '%-66s | %-12s | %s\n' 'mistake' 'caught by' 'which says'
+
+mistake 'a1 a node half resynced goes into service' \
+    machine/service.rs '() if !memory.consistent => Some(Refusal::Inconsistent),' ''
+mistake 'a2 a node that its source left goes into service' \
+    machine/service.rs '.or_else(|| memory.outdated.then_some(Refusal::Outdated))' ''
+mistake 'a3 after a restart a node does not ask those that may be newer' \
+    machine/service.rs 'false => self.memory.in_sync.and(self.claims),' 'false => self.claims,'
+mistake 'a4 a target believes after its restart what it was told before' \
+    machine.rs 'Boot::Idle => self.memory.fresh = false,' 'Boot::Idle => {}'
+mistake 'a5 a node does not look whether a peer is newer' \
+    machine/service.rs '() => self .better_peer() .or_else' '() => None.or_else'
+mistake 'a6 a claim of a peer that went away is forgotten' \
+    machine/service.rs 'true => self.claims.and(self.hearsay()),' 'true => NodeSet::NONE,'
+mistake 'b1 a split brain is resynced' \
+    decision.rs '(Verdict::SplitBrain, "both written alone") => split("20", Extent::Partial),' \
+    '(Verdict::SplitBrain, "both written alone") => row("20", by_id.rule, if own.running { Outcome::ToPeer(Extent::Partial) } else { Outcome::FromPeer(Extent::Partial) }),'
+mistake 'b2 a peer with newer data is resynced by whoever is in service' \
+    machine/targets.rs 'Outcome::FromPeer(_) => return Standing::Newer,' 'Outcome::FromPeer(_) => Extent::Partial,'
+mistake 'b3 an order to discard covers whatever the node has later' \
+    record.rs 'generation != Generation::NONE && self.discarded[node.slot()] == generation' \
+    'generation != Generation::NONE && self.discarded[node.slot()] != Generation::NONE'
+mistake 'b4 data can be given up while its source is in service' \
+    machine/operator.rs 'Some(peer) if peer.running || peer.starting => Some(Refusal::StopFirst(node)),' '' \
+    machine/operator.rs 'Some(peer) if peer.follows.is_some_and(|source| source != self.own()) => { Some(Refusal::StopFirst(peer.follows.unwrap_or(node))) }' ''
+mistake 'b5 force discards what a peer still gets from another source' \
+    machine/service.rs '&& conflict && peer.follows.is_none()' '&& conflict'
+mistake 'c1 the bitmap of a returning leg is not merged' \
+    machine/targets.rs 'Action::Merge(node),' ''
+mistake 'c2 who is long away gets only what is marked' \
+    generation.rs '_ => Extent::Full,' '_ => Extent::Partial,'
+mistake 'c3 a blank leg gets only what is marked' \
+    decision.rs '(_, "one just created") => pick("3", "2"),' \
+    '(_, "one just created") => row("3", by_id.rule, if own.running { Outcome::ToPeer(Extent::Partial) } else { Outcome::FromPeer(Extent::Partial) }),'
+mistake 'd1 a leg is added before its node agreed' \
+    machine/targets.rs '() if accepted != Some(self.own()) => Some(Standing::NotAgreed),' ''
+mistake 'd2 a node that goes into service still takes the writes of its source' \
+    machine/hear.rs 'if self.service != Service::Out { return None; }' '' \
+    machine/service.rs 'if self.accepted.take().is_some() { out.push(Action::Accept(None)); }' ''
+mistake 'd3 a source does not notice that another took over' \
+    machine/targets.rs 'self.look_for_successor(out);' ''
+mistake 'd4 a target of an old agreement counts as in sync' \
+    record.rs 'self.members.contains(node) && self.agreements[node.slot()] == agreement' \
+    '{ _ = agreement; self.members.contains(node) }' \
+    machine/hear.rs 'if leg.leg != Leg::Out && leg.agreement != target.agreement {' \
+    'if leg.leg != Leg::Out && leg.agreement > target.agreement {'
+mistake 'e1 the memory is made durable last' \
+    machine.rs 'let mut first = set; if self.memory != known { first.push(Action::Persist); } first.extend(cleared);' \
+    'let mut first = set; first.extend(cleared); if self.memory != known { out.push(Action::Persist); }'
+mistake 'e2 flags are cleared before the memory is durable' \
+    machine.rs 'let mut first = set; if self.memory != known { first.push(Action::Persist); } first.extend(cleared);' \
+    'let mut first = cleared; first.extend(set); if self.memory != known { first.push(Action::Persist); }'
+mistake 'e3 a node in sync is not remembered as one that may take over' \
+    machine/targets.rs 'memory.in_sync = memory.in_sync.with(node); memory.settled' 'memory.settled'
+mistake 'f1 targets do not wait for the previous source' \
+    machine/targets.rs '() if self.held().contains(node) => previous.map(Standing::WaitsForPrevious),' ''
+mistake 'f2 targets are not told when waiting is over' \
+    machine/targets.rs 'self.memory.full = self.memory.full.and(self.held());' ''
+mistake 'f3 the previous source is not resynced first' \
+    machine/targets.rs 'self.first = Some(node);' ''
+mistake 'f4 a crash counts as a clean stop' \
+    machine.rs 'settled: match running || memory.was_source {' 'settled: match running {'
+mistake 'g1 data_corrupt is not set' \
+    machine/service.rs 'self.memory.data_corrupt = true;' ''
+mistake 'g2 last_owner stays when another took over' \
+    machine/hear.rs 'memory.outdated = true; memory.last_owner = false;' 'memory.outdated = true;' \
+    machine/hear.rs 'memory.outdated = false; memory.last_owner = false;' 'memory.outdated = false;'
+mistake 'g3 a failed leg is never tried again' \
+    machine/targets.rs 'for peer in &mut self.peers { peer.failed = false; }' '' \
+    machine/hear.rs 'self.peers[node.slot()].failed = false;' ''
+
+[ "$tried" -gt 0 ] || fail "no mistake is called ${wanted[*]}"
+echo "$((tried - missed)) of $tried mistakes caught"
+[ "$missed" = 0 ]
