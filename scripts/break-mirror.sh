@@ -130,9 +130,7 @@ mistake 'b5 force discards what a peer still gets from another source' \
     machine/service.rs '&& conflict && peer.follows.is_none()' '&& conflict'
 mistake 'c1 the bitmap of a returning leg is not merged' \
     machine/targets.rs 'Action::Merge(node),' ''
-mistake 'c2 who is long away gets only what is marked' \
-    generation.rs '_ => Extent::Full,' '_ => Extent::Partial,'
-mistake 'c3 a blank leg gets only what is marked' \
+mistake 'c2 a blank leg gets only what is marked' \
     decision.rs '(_, "one just created") => pick("3", "2"),' \
     '(_, "one just created") => row("3", by_id.rule, if own.running { Outcome::ToPeer(Extent::Partial) } else { Outcome::FromPeer(Extent::Partial) }),'
 mistake 'd1 a leg is added before its node agreed' \
@@ -145,8 +143,8 @@ mistake 'd3 a source does not notice that another took over' \
 mistake 'd4 a target of an old agreement counts as in sync' \
     record.rs 'self.members.contains(node) && self.agreements[node.slot()] == agreement' \
     '{ _ = agreement; self.members.contains(node) }' \
-    machine/hear.rs 'if leg.leg != Leg::Out && leg.agreement != target.agreement {' \
-    'if leg.leg != Leg::Out && leg.agreement > target.agreement {'
+    machine/hear.rs 'if self.leg(target.node) != Leg::Out && !agreed {' \
+    'if self.leg(target.node) != Leg::Out && !agreed && agreement > target.agreement {'
 mistake 'e1 the memory is made durable last' \
     machine.rs 'let mut first = set; if self.memory != known { first.push(Action::Persist); } first.extend(cleared);' \
     'let mut first = set; first.extend(cleared); if self.memory != known { out.push(Action::Persist); }'
@@ -154,7 +152,7 @@ mistake 'e2 flags are cleared before the memory is durable' \
     machine.rs 'let mut first = set; if self.memory != known { first.push(Action::Persist); } first.extend(cleared);' \
     'let mut first = cleared; first.extend(set); if self.memory != known { first.push(Action::Persist); }'
 mistake 'e3 a node in sync is not remembered as one that may take over' \
-    machine/targets.rs 'memory.in_sync = memory.in_sync.with(node); memory.settled' 'memory.settled'
+    machine/targets.rs 'self.memory.in_sync = self.memory.in_sync.with(node);' ''
 mistake 'f1 targets do not wait for the previous source' \
     machine/targets.rs '() if self.held().contains(node) => previous.map(Standing::WaitsForPrevious),' ''
 mistake 'f2 targets are not told when waiting is over' \

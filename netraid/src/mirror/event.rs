@@ -98,6 +98,11 @@ pub enum Event {
 pub enum Boot {
     /// Nothing runs here, and what was known of the others may be old.
     Idle,
+    /// Only the driver was restarted; the own leg is still being served to a source.
+    Serving {
+        /// Whose writes it takes, as agreed before.
+        source: NodeId,
+    },
     /// Only the driver was restarted; the array goes on, with these legs in sync and those being resynced.
     Running {
         /// In sync, this node included.

@@ -100,8 +100,6 @@ struct Peer {
     /// What it last told; `None` when it can't be reached.
     record: Option<Record>,
     leg: Leg,
-    /// The agreement under which its leg was added.
-    agreement: u32,
     /// Its leg failed; it is tried again at the next quickCheck.
     failed: bool,
 }
@@ -245,7 +243,7 @@ impl Machine {
             accepts: self.accepted,
             follows: self.follows(),
             agreement: memory.agreement,
-            agreements: std::array::from_fn(|slot| self.peers[slot].agreement),
+            agreements: memory.agreements,
             discarded: memory.discarded,
             lost_quorum: false,
             changing: false,
@@ -299,16 +297,10 @@ impl Machine {
         NodeId::all().filter(|node| *node != self.own()).collect()
     }
 
-    /// Whoever is not in the array while a generation is named is older from then on. Who is being resynced is as well,
-    /// unless it still believes to be in sync: its resync may end before it has heard of it.
+    /// Whoever is not in the array while a generation is named is older from then on. A leg that is being resynced may be
+    /// complete, and say so, before this node has heard of it.
     fn may_be_in_sync(&self) -> NodeSet {
-        let believes = |node: &NodeId| {
-            let told = self.peer(*node).is_none_or(|peer| peer.fresh);
-            told && self.memory.in_sync.contains(*node)
-        };
-        let resyncing = self.with_leg(|leg| matches!(leg, Leg::Adding | Leg::Resyncing(_)));
-        self.members()
-            .and(resyncing.iter().filter(believes).collect())
+        self.members().and(self.with_leg(|leg| leg != Leg::Out))
     }
 
     fn with_leg(&self, wanted: impl Fn(Leg) -> bool) -> NodeSet {
@@ -366,15 +358,20 @@ impl Machine {
         *self = Machine::new(self.settings.clone(), self.memory.clone());
         match boot {
             Boot::Idle => self.memory.fresh = false,
+            Boot::Serving { source } => {
+                // It may have been left meanwhile; whoever writes to it will tell.
+                self.memory.fresh = false;
+                self.accepted = Some(*source);
+            }
             Boot::Running { members, resyncing } => {
                 self.service = Service::In;
                 self.parents_up = true;
-                for node in self.others().iter() {
-                    self.peers[node.slot()].leg = match () {
-                        () if members.contains(node) => Leg::InSync,
-                        () if resyncing.contains(node) => Leg::Resyncing(0),
-                        () => Leg::Out,
-                    };
+                for node in resyncing.without(self.own()).iter() {
+                    self.peers[node.slot()].leg = Leg::Resyncing(0);
+                }
+                // The end of a resync may have come while nobody listened.
+                for node in members.without(self.own()).iter() {
+                    self.leg_is_in_sync(node);
                 }
                 self.begin_waiting(out);
             }

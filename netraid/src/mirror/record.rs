@@ -28,7 +28,8 @@ pub struct Memory {
     pub data_corrupt: bool,
     /// The nodes of the mirror, this one included.
     pub nodes: NodeSet,
-    /// Nodes that were in sync when last heard of, and so could have gone into service since.
+    /// Nodes that were in sync when last heard of, or were being resynced and may have become so, and could have gone into
+    /// service since.
     pub in_sync: NodeSet,
     /// Nodes that can be resynced without the previous source's bitmap: in sync when it stopped the mirror cleanly, or
     /// resynced by this node since.
@@ -41,6 +42,8 @@ pub struct Memory {
     pub discarded: [Generation; SLOTS],
     /// Counts how often this node agreed to take a source's writes.
     pub agreement: u32,
+    /// For each target, the agreement under which its leg was last added.
+    pub agreements: [u32; SLOTS],
 }
 
 /// What a node tells the others of itself: when they meet, and whenever it changes.

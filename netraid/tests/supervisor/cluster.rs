@@ -96,6 +96,8 @@ impl Cluster {
         let first = &mut cluster.nodes[0];
         first.disk.generations.current = Generation(1);
         first.disk.consistent = true;
+        // It held something before it became a mirror, of which no bit knows.
+        first.disk.blocks = [1; crate::disk::BLOCKS];
         first.memory.nodes = NodeSet::of(id(0));
         cluster
     }
@@ -177,6 +179,51 @@ impl Cluster {
         state.actions.clear();
         self.wire.retain(|(_, to), _| *to != node);
         self.oracle.restarted(node);
+    }
+
+    /// The driver is killed and started again; what it drives goes on.
+    pub fn restart_driver(&mut self, node: NodeId) {
+        if !self.is_up(node) {
+            return;
+        }
+        self.say(|| format!("-- driver of {node:?} restarts"));
+        for other in self.ids() {
+            if other != node && self.connected(node, other) {
+                self.part(node, other);
+                self.wire.remove(&(other, node));
+            }
+        }
+        let settings = self.settings[node.slot()].clone();
+        let state = self.node(node);
+        let boot = match (&state.array, state.accepts) {
+            (Some(array), _) => Boot::Running {
+                members: array.in_sync,
+                resyncing: array.resyncing.keys().copied().collect(),
+            },
+            (None, Some(source)) => Boot::Serving { source },
+            (None, None) => Boot::Idle,
+        };
+        state.machine = Some(Machine::new(settings, state.memory.clone()));
+        state.events.clear();
+        state.actions.clear();
+        (state.timer, state.skip) = (None, None);
+        let (last_owner, source, data_corrupt) = state.flags;
+        self.handle(
+            node,
+            Event::Flags {
+                last_owner,
+                source,
+                data_corrupt,
+            },
+        );
+        self.handle(node, Event::Boot(boot));
+        self.read_own_leg(node);
+        self.oracle.told_nothing(node);
+        for other in self.ids() {
+            if self.connected(node, other) {
+                self.meet(node, other);
+            }
+        }
     }
 
     pub fn set_link(&mut self, one: NodeId, other: NodeId, up: bool) {

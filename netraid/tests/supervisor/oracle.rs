@@ -32,6 +32,7 @@ pub struct Oracle {
     claimed: Vec<NodeSet>,
     pub starts: u64,
     pub answers: u64,
+    pub resyncs: u64,
 }
 
 impl Oracle {
@@ -61,6 +62,7 @@ impl Oracle {
 
     /// A leg became equal to a source's.
     pub fn joined(&mut self, source: NodeId, leg: NodeId) {
+        self.resyncs += 1;
         let absent = self.knows_absent[source.slot()].without(leg);
         self.knows_absent[source.slot()] = absent;
         self.knows_absent[leg.slot()] = absent;
@@ -73,6 +75,11 @@ impl Oracle {
         self.starts += 1;
         self.believes = self.believes.with(node);
         self.claimed[node.slot()] = NodeSet::NONE;
+    }
+
+    /// A driver was restarted: it has to be told everything again.
+    pub fn told_nothing(&mut self, node: NodeId) {
+        self.told.retain(|(to, _), _| *to != node);
     }
 
     pub fn restarted(&mut self, node: NodeId) {

@@ -15,6 +15,8 @@
 //! resolve server1 discard server2
 //! by hand server1 set|clear last_owner|data_corrupt, or: set source server2, clear source
 //! write server1 [BLOCK...]             the application there
+//! image server1 server2                somebody copies the one disk's data to the other
+//! driver server1                       the driver there is restarted
 //! copy | resync server1 server2        a block, or all that is left
 //!
 //! done                                 the last order was carried out
@@ -130,6 +132,12 @@ impl Run {
         let other = set.iter().next();
         let pair = || other.expect("two nodes");
         match head {
+            "image" => {
+                let blocks = self.cluster().node(node).disk.blocks;
+                let other = pair();
+                self.cluster().node(other).disk.blocks = blocks;
+            }
+            "driver" => self.cluster().restart_driver(node),
             "on" => self.cluster().power_on(node),
             "off" => self.cluster().power_off(node),
             "crash" => {

@@ -22,7 +22,7 @@ pub struct Tally {
     pub answers: u64,
     pub crashes: u64,
     pub resyncs: u64,
-    pub full_resyncs: u64,
+    pub driver_restarts: u64,
     pub refusals: u64,
     pub splits: u64,
     /// Schedules that ended with a mirror that only an administrator's force could start.
@@ -36,7 +36,7 @@ impl Tally {
         self.answers += other.answers;
         self.crashes += other.crashes;
         self.resyncs += other.resyncs;
-        self.full_resyncs += other.full_resyncs;
+        self.driver_restarts += other.driver_restarts;
         self.refusals += other.refusals;
         self.splits += other.splits;
         self.forced += other.forced;
@@ -61,6 +61,7 @@ pub fn run(seed: u64, trace: bool) -> Tally {
     let mut tally = schedule.tally;
     tally.starts = schedule.cluster.oracle.starts;
     tally.answers = schedule.cluster.oracle.answers;
+    tally.resyncs = schedule.cluster.oracle.resyncs;
     tally
 }
 
@@ -215,6 +216,10 @@ impl Schedule {
 
     fn power(&mut self) {
         let node = self.any();
+        if self.random.chance(20) {
+            self.tally.driver_restarts += 1;
+            return self.cluster.restart_driver(node);
+        }
         match self.cluster.is_up(node) {
             false => self.cluster.power_on(node),
             true if self.random.chance(35) => {
@@ -322,7 +327,6 @@ impl Schedule {
                 for leg in self.cluster.ids() {
                     while self.cluster.copy(source, leg) {
                         copied = true;
-                        self.tally.resyncs += 1;
                     }
                 }
             }

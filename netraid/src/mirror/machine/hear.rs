@@ -36,8 +36,9 @@ impl Machine {
 
     /// A leg of this source whose node has begun anew since it was added is not what it was.
     fn hear_target(&mut self, target: &Record, out: &mut Vec<Action>) {
-        let leg = &self.peers[target.node.slot()];
-        if leg.leg != Leg::Out && leg.agreement != target.agreement {
+        let agreement = self.memory.agreements[target.node.slot()];
+        let agreed = target.accepts == Some(self.own()) && target.agreement == agreement;
+        if self.leg(target.node) != Leg::Out && !agreed {
             self.drop_leg(target.node, DropReason::Restarted, out);
         }
     }

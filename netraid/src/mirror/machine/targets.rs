@@ -161,7 +161,8 @@ impl Machine {
             if let Standing::Ready(decision, extent) = self.standing(node) {
                 let agreement = self.peer(node).map_or(0, |peer| peer.agreement);
                 self.peers[node.slot()].leg = Leg::Adding;
-                self.peers[node.slot()].agreement = agreement;
+                self.memory.agreements[node.slot()] = agreement;
+                self.memory.in_sync = self.memory.in_sync.with(node);
                 let discard = matches!(decision.row, "e" | "f");
                 out.extend([
                     Action::Connect(node),
@@ -333,12 +334,15 @@ impl Machine {
         if !matches!(self.leg(node), Leg::Resyncing(_)) {
             return self.not_ordered(node, out);
         }
-        self.peers[node.slot()].leg = Leg::InSync;
         if self.first == Some(node) {
             self.first = None;
         }
+        self.leg_is_in_sync(node);
+    }
+
+    pub(super) fn leg_is_in_sync(&mut self, node: NodeId) {
+        self.peers[node.slot()].leg = Leg::InSync;
         let memory = &mut self.memory;
-        memory.in_sync = memory.in_sync.with(node);
         memory.settled = memory.settled.with(node);
         memory.full = memory.full.without(node);
         memory.discarded[node.slot()] = Generation::NONE;
