@@ -155,7 +155,7 @@ mistake 'e3 a node in sync is not remembered as one that may take over' \
     machine/targets.rs 'self.memory.in_sync = self.memory.in_sync.with(node);' ''
 mistake 'f1 targets do not wait for the previous source' \
     machine/targets.rs '() if self.held().contains(node) => previous.map(Standing::WaitsForPrevious),' ''
-mistake 'f2 targets are not told when waiting is over' \
+mistake 'f2 who waited too long gets only what is marked' \
     machine/targets.rs 'self.memory.full = self.memory.full.and(self.held());' ''
 mistake 'f3 the previous source is not resynced first' \
     machine/targets.rs 'self.first = Some(node);' ''

@@ -31,10 +31,13 @@ impl Cluster {
     /// Whether `source` reaches the disk of `leg`, and may write there.
     pub fn can_write(&self, source: NodeId, leg: NodeId) -> bool {
         let state = &self.nodes[leg.slot()];
-        self.connected(source, leg) && state.accepts == Some(source) && state.array.is_none()
+        self.connected(source, leg) && state.accepts == Some(source)
     }
 
     pub fn assemble(&mut self, node: NodeId, force: bool) {
+        if std::mem::take(&mut self.node(node).fails) {
+            return self.node(node).events.push_back(Event::AssembleFailed);
+        }
         let forced = self.nodes[node.slot()].forced;
         self.check_start(node, forced);
         let disk = &mut self.node(node).disk;
@@ -60,6 +63,9 @@ impl Cluster {
     }
 
     pub fn stop_array(&mut self, node: NodeId) {
+        if std::mem::take(&mut self.node(node).fails) {
+            return self.node(node).events.push_back(Event::StopFailed);
+        }
         self.node(node).array = None;
         self.node(node).events.push_back(Event::Stopped);
     }

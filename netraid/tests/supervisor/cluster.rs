@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use netraid::mirror::action::{Action, Flag};
+use netraid::mirror::action::Action;
 use netraid::mirror::event::{Boot, Event};
 use netraid::mirror::generation::{Generation, SLOTS};
 use netraid::mirror::machine::{Machine, Settings};
@@ -50,13 +50,15 @@ pub struct Node {
     /// What has not been performed yet.
     pub actions: VecDeque<Action>,
     /// Its leg could not be connected: the steps that follow are left out.
-    skip: Option<NodeId>,
+    pub skip: Option<NodeId>,
     /// The last answer to whoever asked.
     pub answer: Option<Result<(), Refusal>>,
     /// What was done since somebody looked, for scenarios.
     pub log: Vec<String>,
     /// The start that is under way was forced.
     pub forced: bool,
+    /// The next start or stop of the array fails.
+    pub fails: bool,
 }
 
 pub struct Cluster {
@@ -67,6 +69,8 @@ pub struct Cluster {
     pub wire: BTreeMap<(NodeId, NodeId), VecDeque<News>>,
     pub oracle: Oracle,
     pub trace: bool,
+    /// Keep what each node does, for scenarios.
+    pub logs: bool,
     next_generation: u64,
     next_write: u32,
 }
@@ -90,6 +94,7 @@ impl Cluster {
             wire: BTreeMap::new(),
             oracle: Oracle::new(count),
             trace,
+            logs: false,
             next_generation: 100,
             next_write: 1,
         };
@@ -255,7 +260,7 @@ impl Cluster {
         }
     }
 
-    fn send(&mut self, from: NodeId, to: NodeId) {
+    pub fn send(&mut self, from: NodeId, to: NodeId) {
         if from != to && self.connected(from, to) {
             let record = Box::new(self.machine(from).record());
             let holds = self.nodes[from.slot()].disk.holds.clone();
@@ -366,10 +371,15 @@ impl Cluster {
             Event::Resolve { discard } => Some(discard),
             _ => None,
         };
+        let trace = self.trace;
         let Some(machine) = self.node(node).machine.as_mut() else {
             return;
         };
-        let shown = format!("{event:?}");
+        let shown = if trace {
+            format!("{event:?}")
+        } else {
+            String::new()
+        };
         let actions = machine.handle(event);
         self.say(|| format!("{node:?} <- {shown}\n     -> {actions:?}"));
         let accepted = !actions
@@ -402,79 +412,6 @@ impl Cluster {
         self.node(node).actions.extend(actions);
     }
 
-    // --- actions ------------------------------------------------------------------------------------------------
-
-    pub fn perform_all(&mut self, node: NodeId) -> bool {
-        let mut any = false;
-        while self.perform_next(node) {
-            any = true;
-        }
-        any
-    }
-
-    /// Performs the next action of a node; false if there is none.
-    pub fn perform_next(&mut self, node: NodeId) -> bool {
-        let Some(action) = self.node(node).actions.pop_front() else {
-            return false;
-        };
-        let line = crate::show::action(&action, node, &self.names);
-        self.node(node).log.push(line);
-        let steps = |action: &Action| match action {
-            Action::Merge(leg) | Action::Add { node: leg, .. } => Some(*leg),
-            _ => None,
-        };
-        let skipped = self.nodes[node.slot()].skip;
-        if steps(&action).is_some() && steps(&action) == skipped {
-            return true;
-        }
-        self.node(node).skip = None;
-        if let Action::Connect(leg) | Action::Drop(leg, _) = action {
-            self.node(node).forget_leg(leg);
-        }
-        match action {
-            Action::SetFlag(flag) => self.set_flag(node, flag, true),
-            Action::ClearFlag(flag) => self.set_flag(node, flag, false),
-            Action::Persist => {
-                let memory = self.machine(node).memory().clone();
-                self.node(node).memory = memory;
-            }
-            Action::Assemble { force } => self.assemble(node, force),
-            Action::Stop => self.stop_array(node),
-            Action::Connect(leg) => {
-                if !self.can_write(node, leg) {
-                    self.node(node).skip = Some(leg);
-                    self.node(node).events.push_back(Event::LegFailed(leg));
-                }
-            }
-            Action::Merge(leg) => self.merge(node, leg),
-            Action::Add {
-                node: leg, extent, ..
-            } => self.add(node, leg, extent),
-            Action::CopyAll(leg) => self.copy_all(node, leg),
-            Action::Drop(leg, _) => self.drop_leg(node, leg),
-            Action::Accept(source) => self.node(node).accepts = source,
-            Action::Tell(peers) => {
-                self.read_own_leg(node);
-                peers.iter().for_each(|peer| self.send(node, peer));
-            }
-            Action::StartTimer(seconds) => self.node(node).timer = Some(seconds),
-            Action::StopTimer => self.node(node).timer = None,
-            Action::Done => self.node(node).answer = Some(Ok(())),
-            Action::Refuse(refusal) => self.node(node).answer = Some(Err(refusal)),
-            Action::Note(_) => {}
-        }
-        true
-    }
-
-    fn set_flag(&mut self, node: NodeId, flag: Flag, on: bool) {
-        let flags = &mut self.node(node).flags;
-        match flag {
-            Flag::LastOwner => flags.0 = on,
-            Flag::Source(source) => flags.1 = on.then_some(source),
-            Flag::DataCorrupt => flags.2 = on,
-        }
-    }
-
     pub fn new_generation(&mut self) -> Generation {
         self.next_generation += 1;
         Generation(self.next_generation)
@@ -487,20 +424,6 @@ impl Cluster {
 }
 
 impl Node {
-    /// What was not yet told of a leg is not told any more.
-    fn forget_leg(&mut self, leg: NodeId) {
-        self.events.retain(|event| {
-            let (Event::Added(of)
-            | Event::LegFailed(of)
-            | Event::ResyncEnded(of)
-            | Event::Progress(of, _)) = event
-            else {
-                return true;
-            };
-            *of != leg
-        });
-    }
-
     fn new() -> Node {
         Node {
             machine: None,
@@ -516,6 +439,7 @@ impl Node {
             answer: None,
             log: Vec::new(),
             forced: false,
+            fails: false,
         }
     }
 }

@@ -27,6 +27,7 @@ mod cluster;
 mod disk;
 mod matrix;
 mod oracle;
+mod perform;
 mod random;
 mod scenario;
 mod schedule;

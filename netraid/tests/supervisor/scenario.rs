@@ -103,6 +103,7 @@ impl Run {
                     },
                     trace,
                 );
+                cluster.logs = true;
                 (0..count).for_each(|slot| cluster.power_on(id(slot)));
                 cluster.settle();
                 self.cluster = Some(cluster);

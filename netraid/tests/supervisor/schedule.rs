@@ -150,6 +150,7 @@ impl Schedule {
             82..=85 => self.link(),
             86..=90 => {
                 let node = self.any();
+                self.cluster.node(node).fails = self.random.chance(5);
                 self.ask(node, Event::Restore);
             }
             91..=94 => self.manage(),
@@ -245,6 +246,7 @@ impl Schedule {
 
     fn manage(&mut self) {
         let node = self.any();
+        self.cluster.node(node).fails = self.random.chance(5);
         match self.random.below(8) {
             0..=3 => self.ask(node, Event::QuickCheck),
             4 => self.ask(node, Event::Remove),
@@ -343,6 +345,7 @@ impl Schedule {
         let nodes: Vec<NodeId> = self.cluster.ids().collect();
         for &node in &nodes {
             self.cluster.power_on(node);
+            self.cluster.node(node).fails = false;
             for &other in &nodes {
                 self.cluster.set_link(node, other, true);
             }

@@ -19,7 +19,9 @@ impl Machine {
             self.peers[node.slot()].failed = false;
         }
         self.peers[node.slot()].record = Some(record.clone());
-        self.claims = match record.starting {
+        // Another source beside this one may have newer data when both have been stopped.
+        let rival = record.running && self.service != Service::Out;
+        self.claims = match record.starting || rival {
             true => self.claims.with(node),
             false => self.claims.without(node),
         };
@@ -52,6 +54,10 @@ impl Machine {
         let accepted = self.accepted == Some(source.node);
         let memory = &mut self.memory;
         if accepted && source.has_in_sync(own, memory.agreement) {
+            if source.generations.current != memory.generations.current {
+                // The array was faster than the news: it may have gone on without this leg already. There will be more.
+                return;
+            }
             memory.fresh = true;
             memory.outdated = false;
             memory.last_owner = false;

@@ -88,6 +88,8 @@ impl Machine {
         let others = self.reachable();
         match () {
             () if self.service != Service::Out => Some(Refusal::StopFirst(self.own())),
+            // What it has is that source's, and goes on growing.
+            () if self.follows().is_some() => self.follows().map(Refusal::StopFirst),
             () if others.iter().any(|node| self.is_conflict(node)) => None,
             () => Some(Refusal::NothingToResolve(
                 others.iter().next().unwrap_or(self.own()),
