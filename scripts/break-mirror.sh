@@ -8,8 +8,8 @@
 #
 # The sources are copied to a temporary folder and changed there. A change that does not fit the sources any more, or
 # does not compile, is an error: this script has to be kept up to date with the machine. Each mistake is first looked for
-# with random schedules, whose seed is told; what they do not notice is looked for with the scenarios. Exit 0 only if the
-# unchanged machine passes and every mistake is caught.
+# with random schedules, whose seed is told; what they do not notice is looked for with the scenarios, and then with the
+# check of the order of actions. Exit 0 only if the unchanged machine passes and every mistake is caught.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 schedules=${SCHEDULES:-400000}
@@ -85,6 +85,9 @@ mistake() {
     elif ! run every_scenario; then
         by='scenario'
         caught=$(sed -n 's/^failed: //p; s/.*failed: \[/[/p' "$copy/log" | head -n 1)
+    elif ! run what_is_durable; then
+        by='order'
+        caught=$(grep -A1 "panicked at" "$copy/log" | grep -v "panicked at\|^--" | head -n 1)
     else
         by=MISSED
         caught=

@@ -134,6 +134,13 @@ fn what_is_durable_comes_before_what_it_describes() {
             if let (Some(persist), Some(deed)) = (persist, deed) {
                 assert!(persist < deed, "{state}, {name}: {actions:?}");
             }
+            // A crash in between leaves a flag too many rather than one too few.
+            let last_set = actions
+                .iter()
+                .rposition(|action| matches!(action, Action::SetFlag(_)));
+            let cleared = place(|action| matches!(action, Action::ClearFlag(_)));
+            assert!(last_set.is_none_or(|set| persist.is_some_and(|persist| set < persist)));
+            assert!(cleared.is_none_or(|cleared| persist.is_some_and(|persist| persist < cleared)));
         }
     }
 }
