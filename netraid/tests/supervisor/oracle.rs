@@ -96,17 +96,15 @@ impl Oracle {
         in_sync: bool,
     ) {
         let from = record.node;
+        let answered = |writes: Vec<u32>| writes.iter().any(|write| self.answered.contains(*write));
+        // Of a fork it is right to think nothing.
+        let fork = answered(own.minus(&holds));
         let claimed = &mut self.claimed[to.slot()];
         if record.starting {
             *claimed = claimed.with(from);
-        } else if record.running || holds.minus(own).is_empty() {
+        } else if record.running || !answered(holds.minus(own)) {
             *claimed = claimed.without(from);
         }
-        // Of a fork it is right to think nothing.
-        let fork = own
-            .minus(&holds)
-            .iter()
-            .any(|write| self.answered.contains(*write));
         if record.running && !record.members.contains(to) && !fork {
             self.believes = self.believes.without(to);
         } else if record.running && in_sync {
