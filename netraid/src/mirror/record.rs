@@ -77,7 +77,7 @@ pub struct Record {
     pub settled: NodeSet,
     /// The source whose writes this node's leg takes.
     pub accepts: Option<NodeId>,
-    /// The same, if that source can be reached and has this leg in its array: then what this leg has is still growing.
+    /// The same, if that source can be reached and is in service: then what this leg has may go on growing.
     pub follows: Option<NodeId>,
     /// The number of that agreement.
     pub agreement: u32,

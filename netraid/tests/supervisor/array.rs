@@ -66,6 +66,13 @@ impl Cluster {
         if std::mem::take(&mut self.node(node).fails) {
             return self.node(node).events.push_back(Event::StopFailed);
         }
+        let in_sync = self.array(node).in_sync;
+        let reached = in_sync
+            .iter()
+            .filter(|leg| *leg == node || self.can_write(node, *leg));
+        let equal = reached.collect();
+        self.oracle.stopped(equal);
+        self.node(node).stopped_with = equal;
         self.node(node).array = None;
         self.node(node).events.push_back(Event::Stopped);
     }

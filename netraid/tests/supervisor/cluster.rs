@@ -19,8 +19,8 @@ use crate::oracle::Oracle;
 /// What travels from one node to another.
 #[derive(Clone, Debug)]
 pub enum News {
-    /// What a node says of itself, and what its leg held when it said so.
-    Record(Box<Record>, Writes),
+    /// What a node says of itself; what its leg held when it said so, and whether the other's was equal to it.
+    Record(Box<Record>, Writes, bool),
     /// The connection is gone.
     Lost,
 }
@@ -43,6 +43,8 @@ pub struct Node {
     pub flags: (bool, Option<NodeId>, bool),
     pub disk: Disk,
     pub array: Option<Array>,
+    /// Who was in sync when the array was stopped.
+    pub stopped_with: NodeSet,
     /// What its nbd-server lets write.
     pub accepts: Option<NodeId>,
     pub timer: Option<u32>,
@@ -177,6 +179,7 @@ impl Cluster {
         let state = self.node(node);
         state.machine = None;
         state.array = None;
+        state.stopped_with = NodeSet::NONE;
         state.accepts = None;
         state.timer = None;
         state.skip = None;
@@ -264,8 +267,14 @@ impl Cluster {
         if from != to && self.connected(from, to) {
             let record = Box::new(self.machine(from).record());
             let holds = self.nodes[from.slot()].disk.holds.clone();
+            let state = &self.nodes[from.slot()];
+            let in_sync = match &state.array {
+                Some(array) => array.in_sync,
+                None => state.stopped_with,
+            };
+            let equal = in_sync.contains(to);
             let queue = self.wire.entry((from, to)).or_default();
-            queue.push_back(News::Record(record, holds));
+            queue.push_back(News::Record(record, holds, equal));
         }
     }
 
@@ -283,11 +292,9 @@ impl Cluster {
                     self.read_own_leg(to);
                     self.handle(to, Event::PeerLost(from));
                 }
-                News::Record(record, holds) => {
+                News::Record(record, holds, equal) => {
                     let own = &self.nodes[to.slot()].disk.holds;
-                    let array = self.nodes[from.slot()].array.as_ref();
-                    let in_sync = array.is_some_and(|array| array.in_sync.contains(to));
-                    self.oracle.heard(to, &record, holds, own, in_sync);
+                    self.oracle.heard(to, &record, holds, own, equal);
                     self.read_own_leg(to);
                     self.handle(to, Event::Peer(record));
                 }
@@ -431,6 +438,7 @@ impl Node {
             flags: (false, None, false),
             disk: Disk::default(),
             array: None,
+            stopped_with: NodeSet::NONE,
             accepts: None,
             timer: None,
             events: VecDeque::new(),

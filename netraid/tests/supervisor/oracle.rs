@@ -128,6 +128,11 @@ impl Oracle {
         self.claimed[node.slot()] = NodeSet::NONE;
     }
 
+    /// A clean stop left these equal; news of that may still be on their way.
+    pub fn stopped(&mut self, equal: NodeSet) {
+        self.believes = self.believes.and(equal);
+    }
+
     pub fn unextended(&mut self, node: NodeId) {
         self.unextended = self.unextended.with(node);
     }

@@ -139,13 +139,10 @@ impl Machine {
         }
     }
 
-    /// The source that writes to the own leg now.
+    /// The source that writes to the own leg now, or may begin to.
     pub(super) fn follows(&self) -> Option<NodeId> {
-        let own = self.own();
-        self.accepted.filter(|source| {
-            self.peer(*source)
-                .is_some_and(|peer| peer.running && peer.members.and(peer.resyncing).contains(own))
-        })
+        self.accepted
+            .filter(|source| self.peer(*source).is_some_and(|peer| peer.running))
     }
 
     /// Lets the right source write to the own leg.
