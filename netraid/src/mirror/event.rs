@@ -69,7 +69,8 @@ pub enum Event {
     /// A leg's resync ended: it is equal, and its record says so. What the own leg says has changed by that, so
     /// [`Event::OwnLeg`] comes first.
     ResyncEnded(NodeId),
-    /// The array has named a new generation for what is written without the absent legs; its legs say so durably.
+    /// The array has named a new generation for what is written without the absent legs; its legs say so durably. These
+    /// were its generations then; [`Event::OwnLeg`] comes first and says what they are now.
     Minted(Generations),
     /// The time for the previous source is over.
     WaitOver,

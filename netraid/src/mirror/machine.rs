@@ -20,7 +20,7 @@ mod targets;
 use super::action::{Action, Flag, Note};
 use super::decision::{Decision, Protocol, compare};
 use super::event::{Boot, Event};
-use super::generation::SLOTS;
+use super::generation::{Generation, Generations, SLOTS};
 use super::node::{NodeId, NodeSet};
 use super::record::{Memory, Record};
 pub use targets::Standing;
@@ -297,10 +297,17 @@ impl Machine {
         NodeId::all().filter(|node| *node != self.own()).collect()
     }
 
-    /// Whoever is not in the array while a generation is named is older from then on. A leg that is being resynced may be
-    /// complete, and say so, before this node has heard of it.
-    fn may_be_in_sync(&self) -> NodeSet {
-        self.members().and(self.with_leg(|leg| leg != Leg::Out))
+    /// Whoever was away while a generation was named, and still is, is older from then on. A leg that is being resynced
+    /// may be complete, and say so, before this node has heard of it.
+    fn minted(&mut self, named: &Generations) {
+        let away = |node: &NodeId| {
+            let both = [named, &self.memory.generations];
+            both.iter()
+                .all(|known| known.away[node.slot()] != Generation::NONE)
+        };
+        let out = self.with_leg(|leg| leg == Leg::Out).without(self.own());
+        let older: NodeSet = out.iter().filter(away).collect();
+        self.memory.in_sync = self.memory.in_sync.minus(older);
     }
 
     fn with_leg(&self, wanted: impl Fn(Leg) -> bool) -> NodeSet {
@@ -340,10 +347,7 @@ impl Machine {
             Event::OwnLegFailed => self.own_leg_failed(out),
             Event::Progress(node, percent) => self.progress(node, percent, out),
             Event::ResyncEnded(node) => self.resync_ended(node, out),
-            Event::Minted(generations) => {
-                self.memory.generations = generations;
-                self.memory.in_sync = self.may_be_in_sync();
-            }
+            Event::Minted(generations) => self.minted(&generations),
             Event::WaitOver => self.wait_over(out),
             Event::Pause(targets) => self.pause(targets, out),
             Event::Resume(targets) => self.resume(targets, out),

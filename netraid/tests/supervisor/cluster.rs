@@ -307,6 +307,9 @@ impl Cluster {
     pub fn next_event(&mut self, node: NodeId) -> bool {
         match self.node(node).events.pop_front() {
             Some(event) => {
+                if matches!(event, Event::Minted(_)) {
+                    self.read_own_leg(node);
+                }
                 self.handle(node, event);
                 true
             }
