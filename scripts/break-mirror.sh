@@ -129,8 +129,8 @@ mistake 'b3 an order to discard covers whatever the node has later' \
 mistake 'b4 data can be given up while its source is in service' \
     machine/operator.rs 'Some(peer) if peer.running || peer.starting => Some(Refusal::StopFirst(node)),' '' \
     machine/operator.rs 'Some(peer) if peer.follows.is_some_and(|source| source != self.own()) => { Some(Refusal::StopFirst(peer.follows.unwrap_or(node))) }' ''
-mistake 'b5 force discards what a peer still gets from another source' \
-    machine/service.rs '&& conflict && peer.follows.is_none()' '&& conflict'
+mistake 'b5 force discards what a peer may still get from another source' \
+    machine/service.rs '&& conflict && peer.accepts.is_none_or(|source| source == self.own())' '&& conflict'
 mistake 'c1 the bitmap of a returning leg is not merged' \
     machine/targets.rs 'Action::Merge(node),' ''
 mistake 'c2 a blank leg gets only what is marked' \

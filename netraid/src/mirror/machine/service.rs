@@ -59,7 +59,7 @@ impl Machine {
             });
             if let Some(peer) = self.peer(node)
                 && conflict
-                && peer.follows.is_none()
+                && peer.accepts.is_none_or(|source| source == self.own())
             {
                 self.memory.discarded[node.slot()] = peer.generations.current;
             }
