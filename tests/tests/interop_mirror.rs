@@ -63,7 +63,12 @@ fn fio_verifies(fio: &Path, uri: &str, seed: u32) {
             "--verify=crc32c",
             "--verify_fatal=1",
         ])
-        .args(["--do_verify=1", "--verify_backlog=256", "--fsync=64"])
+        .args([
+            "--do_verify=1",
+            "--verify_state_save=0",
+            "--verify_backlog=256",
+            "--fsync=64",
+        ])
         .arg(format!("--uri={uri}"))
         .arg(format!("--randseed={seed}")))
     .ok();

@@ -339,7 +339,12 @@ fn fio_verifies(uri: &str, words: &[&str]) {
             "--iodepth=16",
             "--thread",
         ])
-        .args(["--verify_fatal=1", "--do_verify=1", "--fsync=64"])
+        .args([
+            "--verify_fatal=1",
+            "--do_verify=1",
+            "--verify_state_save=0",
+            "--fsync=64",
+        ])
         .arg(format!("--uri={uri}"))
         .args(words))
     .ok();
