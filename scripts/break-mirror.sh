@@ -21,6 +21,8 @@ trap 'rm -rf "$copy"' EXIT
 mkdir -p "$copy/src" "$copy/tests"
 cp -a netraid/src/mirror netraid/src/mirror.rs "$copy/src" || exit 1
 cp -a netraid/tests/supervisor "$copy/tests" || exit 1
+mkdir "$copy/tests/simulation"
+cp -a netraid/tests/simulation/{random,runner}.rs "$copy/tests/simulation" || exit 1
 printf '//! The state machine alone.\npub mod mirror;\n' >"$copy/src/lib.rs"
 cat >"$copy/Cargo.toml" <<'TOML'
 [package]

@@ -30,23 +30,15 @@ mod endings;
 mod faults;
 mod flights;
 mod random;
+mod runner;
 mod schedule;
 mod tally;
 mod world;
 
-use std::panic::catch_unwind;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use runner::{number, run_all};
 use tally::Tally;
-
-fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|text| {
-        text.parse()
-            .unwrap_or_else(|_| panic!("{name} must be a number, not {text:?}"))
-    })
-}
 
 #[test]
 fn every_schedule_keeps_the_promises() {
@@ -61,7 +53,8 @@ fn every_schedule_keeps_the_promises() {
     let first = number("NETRAID_FIRST").unwrap_or(0);
     let schedules = number("NETRAID_SCHEDULES").unwrap_or(20_000);
     let began = Instant::now();
-    let total = run_all(first, first + schedules);
+    let run = |seed| schedule::run(seed, false);
+    let total = run_all((first, first + schedules), run, Tally::add, replay);
     let seconds = began.elapsed().as_secs_f64();
     let counts: Vec<String> = total
         .counts()
@@ -76,36 +69,11 @@ fn every_schedule_keeps_the_promises() {
     expect_enough(schedules, &total);
 }
 
-/// Runs the schedules of the seeds from `first` to `end` on all processors; panics with the one that failed.
-fn run_all(first: u64, end: u64) -> Tally {
-    let threads = std::thread::available_parallelism().map_or(2, |count| count.get() as u64);
-    let (next, total) = (AtomicU64::new(first), Mutex::new(Tally::default()));
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                let mut mine = Tally::default();
-                loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= end {
-                        total.lock().unwrap().add(&mine);
-                        return;
-                    }
-                    let Ok(tally) = catch_unwind(|| schedule::run(seed, false)) else {
-                        next.store(end, Ordering::Relaxed);
-                        let moment = schedule::moment()
-                            .map_or(String::new(), |moment| format!(" NETRAID_MOMENT={moment}"));
-                        panic!(
-                            "schedule {seed} failed after {} schedules; replay it with: NETRAID_SEED={seed}{moment} \
-                             cargo test --release -p netraid --test simulation -- --nocapture",
-                            seed - first
-                        );
-                    };
-                    mine.add(&tally);
-                }
-            });
-        }
-    });
-    total.into_inner().unwrap()
+/// The words that run the schedule of this thread again.
+fn replay() -> String {
+    let moment =
+        schedule::moment().map_or(String::new(), |moment| format!(" NETRAID_MOMENT={moment}"));
+    format!("{moment} cargo test --release -p netraid --test simulation -- --nocapture")
 }
 
 /// A simulation in which nothing happens proves nothing; one in which the mirror often ends with an administrator
