@@ -1,0 +1,1 @@
+//! How others reach the daemon: HTTP + JSON for peers over mutual TLS, for commands over a unix socket.

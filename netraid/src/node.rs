@@ -1,0 +1,1 @@
+//! The daemon: drives [`crate::mirror::machine::Machine`] with real arrays, peers and timers.
