@@ -13,7 +13,12 @@
 //!   45   1  entries in use: peers     4084   8  sequence number again: differs in a torn record
 //!   46   1  entries in use: history   4092   4  CRC-32 (IEEE) of bytes 0 to 4091
 //!   48   8  current generation id
+//!   56   8  generation of this node that was given up
+//! 1408   4  number of this node's last agreement
 //! ```
+//!
+//! A peer's entry has as well: at 16, 8 bytes, the generation of the peer that was given up; at 24, 4 bytes, the number of
+//! the agreement under which its leg was added. On legs these are zero: only the node's own files have them.
 
 pub(crate) mod file;
 pub(crate) mod pair;
@@ -111,6 +116,12 @@ bits! {
         UP_TO_DATE = 2;
         /// Newer data is known to exist elsewhere.
         OUTDATED = 3;
+        /// This node is one of the mirror's.
+        MEMBER = 4;
+        /// This node was in sync with the source of which was last heard.
+        IN_SYNC = 5;
+        /// This node was in sync when the mirror was last stopped cleanly.
+        SETTLED = 6;
     }
 }
 
@@ -123,6 +134,12 @@ bits! {
         FULL_RESYNC = 1;
         /// The peer has agreed that its data is outdated.
         OUTDATED = 2;
+        /// The peer is one of the mirror's nodes.
+        MEMBER = 3;
+        /// The peer can be resynced without the previous source's bitmap.
+        SETTLED = 4;
+        /// An administrator paused the peer.
+        PAUSED = 5;
     }
 }
 
@@ -137,6 +154,10 @@ pub struct PeerState {
     pub bitmap: GenerationId,
     /// What is known of it.
     pub flags: PeerFlags,
+    /// The generation of its data that an administrator gave up; [`GenerationId::NONE`] if none.
+    pub discarded: GenerationId,
+    /// The agreement under which its leg was last added.
+    pub agreement: u32,
 }
 
 /// What a node knows about whose data is good.
@@ -156,6 +177,10 @@ pub struct StateRecord {
     pub history: Vec<GenerationId>,
     /// Consistency and crash flags.
     pub flags: RecordFlags,
+    /// The generation of this node's own data that an administrator gave up; [`GenerationId::NONE`] if none.
+    pub discarded: GenerationId,
+    /// Counts how often this node agreed to take a source's writes.
+    pub agreement: u32,
     /// The other nodes, at most [`MAX_PEERS`].
     pub peers: Vec<PeerState>,
 }
@@ -235,6 +260,8 @@ impl StateRecord {
             ],
         );
         put(field::CURRENT, &self.current.0.to_le_bytes());
+        put(field::DISCARDED, &self.discarded.0.to_le_bytes());
+        put(field::AGREEMENT, &self.agreement.to_le_bytes());
         put(field::NODE, self.node.as_str().as_bytes());
         for (id, entry) in self.history.iter().zip(entries(field::HISTORY, 8)) {
             put(entry, &id.0.to_le_bytes());
@@ -248,6 +275,14 @@ impl StateRecord {
             put(
                 within(&entry, field::PEER_BITMAP),
                 &peer.bitmap.0.to_le_bytes(),
+            );
+            put(
+                within(&entry, field::PEER_DISCARDED),
+                &peer.discarded.0.to_le_bytes(),
+            );
+            put(
+                within(&entry, field::PEER_AGREEMENT),
+                &peer.agreement.to_le_bytes(),
             );
             put(
                 within(&entry, field::PEER_NAME),
@@ -312,6 +347,8 @@ impl StateRecord {
                 .map(|at| GenerationId(u64_at(raw, at)))
                 .collect(),
             flags: RecordFlags(u32_at(raw, field::FLAGS)),
+            discarded: GenerationId(u64_at(raw, field::DISCARDED)),
+            agreement: u32_at(raw, field::AGREEMENT),
             peers: entries(field::PEERS, field::PEER)
                 .take(peers)
                 .map(|at| peer_at(raw, &at))
@@ -385,6 +422,8 @@ fn peer_at(raw: &[u8; RECORD_BYTES], entry: &Range<usize>) -> Result<PeerState, 
         name: name_at(raw, within(entry, field::PEER_NAME))?,
         bitmap: GenerationId(u64_at(raw, within(entry, field::PEER_BITMAP))),
         flags: PeerFlags(u32_at(raw, within(entry, field::PEER_FLAGS))),
+        discarded: GenerationId(u64_at(raw, within(entry, field::PEER_DISCARDED))),
+        agreement: u32_at(raw, within(entry, field::PEER_AGREEMENT)),
     })
 }
 
@@ -442,6 +481,7 @@ mod field {
     /// Number of this node, peers, entries of the history; one byte each.
     pub(super) const COUNTS: Range<usize> = 44..47;
     pub(super) const CURRENT: Range<usize> = 48..56;
+    pub(super) const DISCARDED: Range<usize> = 56..64;
     pub(super) const NODE: Range<usize> = 64..128;
     pub(super) const HISTORY: Range<usize> = 128..384;
     pub(super) const PEERS: Range<usize> = 384..1408;
@@ -450,7 +490,10 @@ mod field {
     pub(super) const PEER_ID: Range<usize> = 0..1;
     pub(super) const PEER_FLAGS: Range<usize> = 4..8;
     pub(super) const PEER_BITMAP: Range<usize> = 8..16;
+    pub(super) const PEER_DISCARDED: Range<usize> = 16..24;
+    pub(super) const PEER_AGREEMENT: Range<usize> = 24..28;
     pub(super) const PEER_NAME: Range<usize> = 64..128;
+    pub(super) const AGREEMENT: Range<usize> = 1408..1412;
     pub(super) const SEQUENCE_AGAIN: Range<usize> = 4084..4092;
     pub(super) const CRC: Range<usize> = 4092..4096;
 }

@@ -17,11 +17,15 @@ pub(crate) fn sample() -> StateRecord {
         current: GenerationId(0x1111_2222_3333_4444),
         history: vec![GenerationId(0x55), GenerationId(0x66)],
         flags: RecordFlags::WAS_SOURCE | RecordFlags::CONSISTENT,
+        discarded: GenerationId(0x99),
+        agreement: 0x0a0b_0c0d,
         peers: vec![PeerState {
             node_id: 3,
             name: node("server2"),
             bitmap: GenerationId(0x77),
             flags: PeerFlags::FULL_RESYNC,
+            discarded: GenerationId(0x88),
+            agreement: 0x0102,
         }],
     }
 }
@@ -32,11 +36,13 @@ fn bytes_of_a_record_are_where_the_table_says() {
     let expected = [
         (0, "4e52414944524543 01000000 00100000 0403020100000000"), // magic, version, length, sequence
         (24, "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa 03000000 02 01 02 00"), // array, flags, counts
-        (48, "4444333322221111 0000000000000000 73657276657231"),   // current, -, node
+        (48, "4444333322221111 9900000000000000 73657276657231"),   // current, given up, node
         (128, "5500000000000000 6600000000000000"),                 // history
         (384, "03000000 02000000 7700000000000000"),                // peer: number, flags, bitmap
+        (400, "8800000000000000 02010000"),                         // peer: given up, agreement
         (448, "73657276657232"),                                    // peer: name
-        (4084, "0403020100000000 6f90a30f"),                        // sequence, checksum
+        (1408, "0d0c0b0a"),                                         // agreement
+        (4084, "0403020100000000 782d023e"),                        // sequence, checksum
     ];
     let mut built = [0_u8; RECORD_BYTES];
     for (at, hex) in expected {
@@ -88,7 +94,9 @@ fn every_reason_to_refuse_is_named() {
         (448, 0, "node name is empty"),
         (128, 0, "empty generation"),
         (2000, 1, "no meaning"),
-        (60, 1, "no meaning"),
+        (1412, 1, "no meaning"),
+        (47, 1, "no meaning"),
+        (412, 1, "no meaning"),
         (72, 1, "no meaning"),
         (600, 1, "no meaning"),
     ] {
@@ -224,7 +232,7 @@ fn flags_are_printed_by_name() {
     let flags = RecordFlags::WAS_SOURCE | RecordFlags::OUTDATED;
     assert_eq!(format!("{flags:?}"), "WAS_SOURCE|OUTDATED");
     assert_eq!(format!("{:?}", RecordFlags(0)), "0x0");
-    assert_eq!(format!("{:?}", PeerFlags(0x11)), "IN_SYNC|0x10");
+    assert_eq!(format!("{:?}", PeerFlags(0x81)), "IN_SYNC|0x80");
     assert_eq!(
         flags.with(RecordFlags::OUTDATED, false),
         RecordFlags::WAS_SOURCE
@@ -240,14 +248,18 @@ prop_compose! {
         name in "[A-Za-z0-9_][A-Za-z0-9._-]{0,63}",
         current: u64,
         history in proptest::collection::vec(1_u64.., 0..=MAX_HISTORY),
-        flags in 0_u32..16,
-        peers in proptest::collection::vec((any::<u64>(), 0_u32..8), 0..=MAX_PEERS),
+        flags in 0_u32..128,
+        discarded: u64,
+        agreement: u32,
+        peers in proptest::collection::vec((any::<u64>(), 0_u32..64), 0..=MAX_PEERS),
     ) -> StateRecord {
         let peer = |(n, (bitmap, flags)): (usize, (u64, u32))| PeerState {
             node_id: 4 + n as u8,
             name: node(&format!("peer.{n}.{}", "x".repeat(n * 8).chars().take(50).collect::<String>())),
             bitmap: GenerationId(bitmap),
             flags: PeerFlags(flags),
+            discarded: GenerationId(bitmap.rotate_left(7)),
+            agreement: bitmap as u32,
         };
         StateRecord {
             sequence,
@@ -257,6 +269,8 @@ prop_compose! {
             current: GenerationId(current),
             history: history.into_iter().map(GenerationId).collect(),
             flags: RecordFlags(flags),
+            discarded: GenerationId(discarded),
+            agreement,
             peers: peers.into_iter().enumerate().map(peer).collect(),
         }
     }

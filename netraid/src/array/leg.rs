@@ -251,6 +251,8 @@ pub fn record(
             .map(|id| GenerationId(id.0))
             .collect(),
         flags: RecordFlags::CONSISTENT,
+        discarded: GenerationId::NONE,
+        agreement: 0,
         peers: peers
             .map(|(peer, name)| {
                 let away = generations.away[peer];
@@ -259,6 +261,8 @@ pub fn record(
                     name: name.clone(),
                     bitmap: GenerationId(away.0),
                     flags: PeerFlags::default().with(PeerFlags::IN_SYNC, away == Generation::NONE),
+                    discarded: GenerationId::NONE,
+                    agreement: 0,
                 }
             })
             .collect(),

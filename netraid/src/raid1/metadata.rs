@@ -100,6 +100,8 @@ impl Metadata {
             current: GenerationId::NONE,
             history: Vec::new(),
             flags: RecordFlags::default(),
+            discarded: GenerationId::NONE,
+            agreement: 0,
             peers: Slot::first(names.len())
                 .filter(|peer| *peer != slot)
                 .map(|peer| PeerState {
@@ -107,6 +109,8 @@ impl Metadata {
                     name: names[peer.number()].clone(),
                     bitmap: GenerationId::NONE,
                     flags: PeerFlags::default(),
+                    discarded: GenerationId::NONE,
+                    agreement: 0,
                 })
                 .collect(),
         };
@@ -421,6 +425,8 @@ fn foreign_record(superblock: &Superblock, slot: Slot) -> Result<StateRecord, Me
             name: name(peer)?,
             bitmap: GenerationId::NONE,
             flags,
+            discarded: GenerationId::NONE,
+            agreement: 0,
         });
     }
     Ok(StateRecord {
@@ -431,6 +437,8 @@ fn foreign_record(superblock: &Superblock, slot: Slot) -> Result<StateRecord, Me
         current: GenerationId(seed.max(1)),
         history: Vec::new(),
         flags: RecordFlags::default().with(RecordFlags::CONSISTENT, superblock.is_in_sync()),
+        discarded: GenerationId::NONE,
+        agreement: 0,
         peers,
     })
 }
