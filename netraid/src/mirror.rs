@@ -1,7 +1,7 @@
 //! Decisions about a mirror as pure functions: no I/O, no clock, no randomness.
 //!
-//! [`machine::Machine`] is one mirror on one node: events go in, actions come out, and somebody else performs them. It is
-//! complete and tested by itself; the daemon that will drive it (`netraidd`) is not written yet.
+//! [`machine::Machine`] is one mirror on one node: events go in, actions come out, and somebody else performs them: the
+//! daemon ([`crate::node`]), or a test.
 
 pub mod action;
 pub mod decision;

@@ -1,1 +1,3 @@
 //! The daemon: drives [`crate::mirror::machine::Machine`] with real arrays, peers and timers.
+
+pub mod memory;

@@ -6,19 +6,41 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// Most legs that a mirror can have: one source and seven targets.
 pub const SLOTS: usize = 8;
 
 /// How many former generations a leg remembers.
 pub const HISTORY: usize = 8;
 
-/// Name of one generation; 0 is [`Generation::NONE`].
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
+/// Name of one generation; 0 is [`Generation::NONE`]. In JSON 16 hexadecimal digits: not every reader has whole numbers of
+/// 64 bits.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Generation(pub u64);
 
 impl Generation {
     /// No generation: a leg that never had data, or a peer that was never away.
     pub const NONE: Generation = Generation(0);
+}
+
+impl TryFrom<String> for Generation {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Generation, String> {
+        let digits = text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        match u64::from_str_radix(&text, 16) {
+            Ok(number) if digits => Ok(Generation(number)),
+            _ => Err(format!("generation {text:?} has not 16 hexadecimal digits")),
+        }
+    }
+}
+
+impl From<Generation> for String {
+    fn from(generation: Generation) -> String {
+        format!("{generation:?}")
+    }
 }
 
 impl fmt::Debug for Generation {
@@ -28,7 +50,7 @@ impl fmt::Debug for Generation {
 }
 
 /// What a leg knows about generations; kept durably on the leg.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Generations {
     /// The generation of this leg's data.
     pub current: Generation,

@@ -10,7 +10,7 @@
 //! - `targets`: the legs of a source, and the previous source whose bitmap comes first.
 //! - `operator`: what administrators order.
 //!
-//! The driver (`netraidd`) is not written yet; tests drive the machine.
+//! [`crate::node`] drives it; so do the scenarios and the simulation in the tests.
 
 mod hear;
 mod operator;

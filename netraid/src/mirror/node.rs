@@ -2,11 +2,28 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use super::generation::SLOTS;
 
 /// A node of the mirror: the number of its slot, 0 to 7, which is its leg's place in the array as well.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "u8", into = "u8")]
 pub struct NodeId(u8);
+
+impl TryFrom<u8> for NodeId {
+    type Error = String;
+
+    fn try_from(slot: u8) -> Result<NodeId, String> {
+        NodeId::new(slot).ok_or_else(|| format!("node {slot}: a mirror's are 0 to {}", SLOTS - 1))
+    }
+}
+
+impl From<NodeId> for u8 {
+    fn from(node: NodeId) -> u8 {
+        node.0
+    }
+}
 
 impl NodeId {
     /// The node in `slot`; `None` from [`SLOTS`] on.
@@ -34,8 +51,9 @@ impl fmt::Debug for NodeId {
     }
 }
 
-/// A set of nodes.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Hash)]
+/// A set of nodes; in JSON the list of their numbers.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Hash, Serialize, Deserialize)]
+#[serde(try_from = "Vec<NodeId>", into = "Vec<NodeId>")]
 pub struct NodeSet(u8);
 
 impl NodeSet {
@@ -95,6 +113,24 @@ impl NodeSet {
     /// They, by number.
     pub fn iter(self) -> impl Iterator<Item = NodeId> {
         NodeId::all().filter(move |node| self.contains(*node))
+    }
+}
+
+impl TryFrom<Vec<NodeId>> for NodeSet {
+    type Error = String;
+
+    fn try_from(nodes: Vec<NodeId>) -> Result<NodeSet, String> {
+        let set: NodeSet = nodes.iter().copied().collect();
+        match set.len() == nodes.len() {
+            true => Ok(set),
+            false => Err("a node is named twice".into()),
+        }
+    }
+}
+
+impl From<NodeSet> for Vec<NodeId> {
+    fn from(set: NodeSet) -> Vec<NodeId> {
+        set.iter().collect()
     }
 }
 

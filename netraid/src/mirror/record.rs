@@ -1,5 +1,7 @@
 //! What a node keeps of a mirror between two starts, and what it tells the other nodes of itself.
 
+use serde::{Deserialize, Serialize};
+
 use super::generation::{Generation, Generations, SLOTS};
 use super::node::{NodeId, NodeSet};
 
@@ -47,7 +49,7 @@ pub struct Memory {
 }
 
 /// What a node tells the others of itself: when they meet, and whenever it changes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     /// Who tells.
     pub node: NodeId,

@@ -1,0 +1,410 @@
+//! What a node remembers of a mirror, on its disk: the flag files, and the state record beside them.
+
+use flags::{
+    FlagError, FlagFiles, FlagState, GenerationId, NodeName, PeerFlags, PeerState, RecordFile,
+    RecordFileError, RecordFlags, StateRecord,
+};
+
+use crate::mirror::action::Flag;
+use crate::mirror::generation::{Generation, Generations, HISTORY, SLOTS};
+use crate::mirror::node::{Names, NodeId, NodeSet};
+use crate::mirror::record::Memory;
+
+/// Where a node keeps its memory of one mirror, and what the record said last.
+#[derive(Debug)]
+pub struct Store {
+    flags: FlagFiles,
+    file: RecordFile,
+    names: Vec<NodeName>,
+    own: NodeId,
+    /// Identity of the array, from the own leg; zero until there is one.
+    array: [u8; 16],
+    /// Counts the writes of the record.
+    sequence: u64,
+}
+
+/// Why the memory could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// A flag file.
+    #[error(transparent)]
+    Flag(#[from] FlagError),
+    /// The record.
+    #[error(transparent)]
+    Record(#[from] RecordFileError),
+    /// The record is of another node or another set of nodes than the configuration's.
+    #[error("{file}: {what}; if the configuration is right, move the file away")]
+    Foreign {
+        /// The record's first file.
+        file: String,
+        /// What does not fit.
+        what: String,
+    },
+    /// `TAG_source` names a node that the mirror does not have.
+    #[error(
+        "{file} names {node}, which is not a node of the mirror; put the right name there, or remove the file"
+    )]
+    UnknownSource {
+        /// The file.
+        file: String,
+        /// What it names.
+        node: NodeName,
+    },
+}
+
+impl Store {
+    /// The memory of a mirror whose nodes have these names, by slot. Nothing is read yet.
+    pub fn new(flags: FlagFiles, names: Vec<NodeName>, own: NodeId) -> Store {
+        let file = RecordFile::beside(&flags);
+        Store {
+            flags,
+            file,
+            names,
+            own,
+            array: [0; 16],
+            sequence: 0,
+        }
+    }
+
+    /// Reads all of it; `None` if nothing was ever kept.
+    ///
+    /// # Errors
+    /// If a file can't be read, is damaged, or is of another mirror.
+    pub fn load(&mut self) -> Result<Option<Memory>, StoreError> {
+        let Some(chosen) = self.file.load()? else {
+            return Ok(None);
+        };
+        let record = chosen.record;
+        self.check(&record)?;
+        self.sequence = record.sequence;
+        self.array = record.array;
+        let mut memory = memory_of(&record);
+        let found = self.flags()?;
+        (memory.last_owner, memory.source, memory.data_corrupt) = found;
+        Ok(Some(memory))
+    }
+
+    /// Makes the memory durable; the flag files are written by [`Store::set`] and [`Store::clear`]. When this returns,
+    /// both copies and their folder are on the disk.
+    ///
+    /// # Errors
+    /// If a file can't be written.
+    pub fn store(&mut self, memory: &Memory, array: Option<[u8; 16]>) -> Result<(), StoreError> {
+        self.array = array.unwrap_or(self.array);
+        let mut record = record_of(memory, &self.names, self.own, self.array);
+        record.sequence = self.sequence;
+        let stored = self.file.store(&mut record);
+        // Also after a failure: one of the copies may have been written.
+        self.sequence = record.sequence;
+        Ok(stored?)
+    }
+
+    /// What the flag files say now: last owner, source, data corrupt.
+    ///
+    /// # Errors
+    /// If one can't be read, or the source is not a node of the mirror.
+    pub fn flags(&self) -> Result<(bool, Option<NodeId>, bool), StoreError> {
+        let FlagState {
+            last_owner,
+            source,
+            data_corrupt,
+        } = self.flags.read()?;
+        let source = match source? {
+            None => None,
+            Some(name) => Some(self.find(&name).ok_or_else(|| StoreError::UnknownSource {
+                file: format!(
+                    "{}/{}_source",
+                    self.flags.folder().display(),
+                    self.flags.tag()
+                ),
+                node: name,
+            })?),
+        };
+        Ok((last_owner, source, data_corrupt))
+    }
+
+    /// Makes or changes a flag file; durable when this returns.
+    ///
+    /// # Errors
+    /// If it can't be written.
+    pub fn set(&self, flag: Flag) -> Result<(), StoreError> {
+        match flag {
+            Flag::LastOwner => self.flags.set_last_owner(true)?,
+            Flag::DataCorrupt => self.flags.set_data_corrupt(true)?,
+            Flag::Source(node) => self.flags.set_source(self.names.get(node.slot()))?,
+        };
+        Ok(())
+    }
+
+    /// Removes a flag file; durable when this returns.
+    ///
+    /// # Errors
+    /// If it can't be removed.
+    pub fn clear(&self, flag: Flag) -> Result<(), StoreError> {
+        match flag {
+            Flag::LastOwner => self.flags.set_last_owner(false)?,
+            Flag::DataCorrupt => self.flags.set_data_corrupt(false)?,
+            Flag::Source(_) => self.flags.set_source(None)?,
+        };
+        Ok(())
+    }
+
+    /// Removes everything that was kept of the mirror.
+    ///
+    /// # Errors
+    /// If a file can't be removed.
+    pub fn forget(&mut self) -> Result<(), StoreError> {
+        self.flags.clear_all()?;
+        self.file.remove()?;
+        self.sequence = 0;
+        Ok(())
+    }
+
+    fn find(&self, name: &NodeName) -> Option<NodeId> {
+        let slot = self.names.iter().position(|known| known == name)?;
+        NodeId::new(u8::try_from(slot).ok()?)
+    }
+
+    fn check(&self, record: &StateRecord) -> Result<(), StoreError> {
+        let own = self.names.get(self.own.slot());
+        let told = |id: u8, name: &NodeName| {
+            let known = self.names.get(usize::from(id));
+            (known != Some(name)).then(|| match known {
+                Some(known) => {
+                    format!("node {id} is {name} there, and {known} in the configuration")
+                }
+                None => format!("node {id}, {name}, is not in the configuration"),
+            })
+        };
+        let mut wrong = told(record.node_id, &record.node);
+        if wrong.is_none() && own != Some(&record.node) {
+            wrong = Some(format!("it is the record of {}", record.node));
+        }
+        let wrong = wrong.or_else(|| {
+            let member = |peer: &&PeerState| peer.flags.contains(PeerFlags::MEMBER);
+            let mut peers = record.peers.iter().filter(member);
+            peers.find_map(|peer| told(peer.node_id, &peer.name))
+        });
+        match wrong {
+            None => Ok(()),
+            Some(what) => Err(StoreError::Foreign {
+                file: self.file.paths()[0].display().to_string(),
+                what,
+            }),
+        }
+    }
+}
+
+/// Names for sentences.
+pub fn names(tag: &str, nodes: &[NodeName]) -> Names {
+    Names {
+        tag: tag.to_owned(),
+        nodes: nodes.iter().map(|name| name.to_string()).collect(),
+    }
+}
+
+fn record_of(memory: &Memory, names: &[NodeName], own: NodeId, array: [u8; 16]) -> StateRecord {
+    let id = |generation: Generation| GenerationId(generation.0);
+    let peer = |node: NodeId| {
+        let has = |set: NodeSet| set.contains(node);
+        let slot = node.slot();
+        Some(PeerState {
+            node_id: node.into(),
+            name: names.get(slot)?.clone(),
+            bitmap: id(memory.generations.away[slot]),
+            flags: PeerFlags::default()
+                .with(PeerFlags::MEMBER, has(memory.nodes))
+                .with(PeerFlags::IN_SYNC, has(memory.in_sync))
+                .with(PeerFlags::SETTLED, has(memory.settled))
+                .with(PeerFlags::FULL_RESYNC, has(memory.full))
+                .with(PeerFlags::PAUSED, has(memory.paused)),
+            discarded: id(memory.discarded[slot]),
+            agreement: memory.agreements[slot],
+        })
+    };
+    let has = |set: NodeSet| set.contains(own);
+    StateRecord {
+        sequence: 0,
+        array,
+        node_id: own.into(),
+        // A node without a name can't be: `Store` is made for nodes of the configuration.
+        node: names
+            .get(own.slot())
+            .or(names.first())
+            .cloned()
+            .unwrap_or_else(unnamed),
+        current: id(memory.generations.current),
+        history: memory.generations.history.iter().copied().map(id).collect(),
+        flags: RecordFlags::default()
+            .with(RecordFlags::WAS_SOURCE, memory.was_source)
+            .with(RecordFlags::CONSISTENT, memory.consistent)
+            .with(RecordFlags::UP_TO_DATE, memory.fresh)
+            .with(RecordFlags::OUTDATED, memory.outdated)
+            .with(RecordFlags::MEMBER, has(memory.nodes))
+            .with(RecordFlags::IN_SYNC, has(memory.in_sync))
+            .with(RecordFlags::SETTLED, has(memory.settled)),
+        discarded: id(memory.discarded[own.slot()]),
+        agreement: memory.agreement,
+        peers: NodeId::all()
+            .filter(|node| *node != own)
+            .filter_map(peer)
+            .collect(),
+    }
+}
+
+fn unnamed() -> NodeName {
+    #[allow(
+        clippy::unwrap_used,
+        reason = "the name is a constant, and a right one"
+    )]
+    NodeName::new("unnamed").unwrap()
+}
+
+fn memory_of(record: &StateRecord) -> Memory {
+    let own = NodeId::new(record.node_id);
+    let peers = |flag: PeerFlags, own_too: RecordFlags| -> NodeSet {
+        let peers = record.peers.iter().filter(|peer| peer.flags.contains(flag));
+        let peers = peers.filter_map(|peer| NodeId::new(peer.node_id));
+        let own_too = own_too != RecordFlags::default() && record.flags.contains(own_too);
+        peers.chain(own.filter(|_| own_too)).collect()
+    };
+    let none = RecordFlags::default();
+    let history = record.history.iter().take(HISTORY);
+    let mut memory = Memory {
+        generations: Generations {
+            current: Generation(record.current.0),
+            away: [Generation::NONE; SLOTS],
+            history: history.map(|id| Generation(id.0)).collect(),
+        },
+        consistent: record.flags.contains(RecordFlags::CONSISTENT),
+        outdated: record.flags.contains(RecordFlags::OUTDATED),
+        fresh: record.flags.contains(RecordFlags::UP_TO_DATE),
+        was_source: record.flags.contains(RecordFlags::WAS_SOURCE),
+        nodes: peers(PeerFlags::MEMBER, RecordFlags::MEMBER),
+        in_sync: peers(PeerFlags::IN_SYNC, RecordFlags::IN_SYNC),
+        settled: peers(PeerFlags::SETTLED, RecordFlags::SETTLED),
+        full: peers(PeerFlags::FULL_RESYNC, none),
+        paused: peers(PeerFlags::PAUSED, none),
+        agreement: record.agreement,
+        ..Memory::default()
+    };
+    if let Some(own) = own {
+        memory.discarded[own.slot()] = Generation(record.discarded.0);
+    }
+    for peer in &record.peers {
+        if let Some(node) = NodeId::new(peer.node_id) {
+            memory.generations.away[node.slot()] = Generation(peer.bitmap.0);
+            memory.discarded[node.slot()] = Generation(peer.discarded.0);
+            memory.agreements[node.slot()] = peer.agreement;
+        }
+    }
+    memory
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flags::Tag;
+
+    fn node(slot: u8) -> NodeId {
+        NodeId::new(slot).unwrap()
+    }
+
+    fn set(slots: &[u8]) -> NodeSet {
+        slots.iter().copied().map(node).collect()
+    }
+
+    fn full_memory() -> Memory {
+        let mut memory = Memory {
+            generations: Generations {
+                current: Generation(7),
+                away: [Generation::NONE; SLOTS],
+                history: vec![Generation(6), Generation(5)],
+            },
+            consistent: true,
+            outdated: true,
+            fresh: true,
+            was_source: true,
+            last_owner: true,
+            source: Some(node(2)),
+            data_corrupt: true,
+            nodes: set(&[0, 1, 2]),
+            in_sync: set(&[1, 2]),
+            settled: set(&[0, 1]),
+            full: set(&[2]),
+            paused: set(&[0]),
+            agreement: 9,
+            ..Memory::default()
+        };
+        memory.generations.away[2] = Generation(4);
+        memory.discarded[1] = Generation(3);
+        memory.discarded[0] = Generation(8);
+        memory.agreements[2] = 11;
+        memory
+    }
+
+    fn store(folder: &std::path::Path, names: &[&str], own: u8) -> Store {
+        let flags = FlagFiles::new(folder, Tag::new("t").unwrap());
+        let names = names.iter().map(|name| NodeName::new(*name).unwrap());
+        Store::new(flags, names.collect(), node(own))
+    }
+
+    #[test]
+    fn what_was_kept_is_found_again_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut kept = store(folder.path(), &["a", "b", "c"], 1);
+        assert_eq!(kept.load().unwrap(), None);
+        let memory = full_memory();
+        kept.set(Flag::LastOwner).unwrap();
+        kept.set(Flag::Source(node(2))).unwrap();
+        kept.set(Flag::DataCorrupt).unwrap();
+        kept.store(&memory, Some([3; 16])).unwrap();
+        let mut again = store(folder.path(), &["a", "b", "c"], 1);
+        assert_eq!(again.load().unwrap(), Some(memory.clone()));
+        // The identity of the array is kept, and the next write counts on.
+        again.store(&memory, None).unwrap();
+        let found = again.file.load().unwrap().unwrap().record;
+        assert_eq!((found.array, found.sequence), ([3; 16], 2));
+        again.clear(Flag::Source(node(2))).unwrap();
+        again.clear(Flag::LastOwner).unwrap();
+        again.clear(Flag::DataCorrupt).unwrap();
+        assert_eq!(again.flags().unwrap(), (false, None, false));
+        again.forget().unwrap();
+        assert_eq!(again.load().unwrap(), None);
+    }
+
+    #[test]
+    fn a_record_of_other_nodes_is_not_believed() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut kept = store(folder.path(), &["a", "b", "c"], 1);
+        kept.store(&full_memory(), None).unwrap();
+        for (names, own, why) in [
+            (
+                &["a", "x", "c"][..],
+                1,
+                "node 1 is b there, and x in the configuration",
+            ),
+            (&["a", "b", "c"][..], 0, "it is the record of b"),
+            (&["a", "b"][..], 1, "node 2, c, is not in the configuration"),
+        ] {
+            let error = store(folder.path(), names, own)
+                .load()
+                .unwrap_err()
+                .to_string();
+            assert!(error.contains(why), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_source_that_is_no_node_of_the_mirror_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let kept = store(folder.path(), &["a", "b"], 0);
+        let stranger = NodeName::new("z").unwrap();
+        kept.flags.set_source(Some(&stranger)).unwrap();
+        let error = kept.flags().unwrap_err().to_string();
+        assert!(
+            error.contains("names z, which is not a node of the mirror"),
+            "{error}"
+        );
+    }
+}
