@@ -1,6 +1,7 @@
 //! The command line of `netraid`: one module a command, and what they share: exit codes, sizes, the run folder.
 
 mod array;
+mod config;
 mod create;
 pub mod exit;
 mod extend;
@@ -29,6 +30,7 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     Array(array::Arguments),
+    Config(config::Arguments),
     Create(create::Arguments),
     Extend(extend::Arguments),
     Quickstart(quickstart::Arguments),
@@ -39,6 +41,7 @@ enum Command {
 fn perform(command: Command) -> Result<(), Exit> {
     match command {
         Command::Array(arguments) => array::perform(&arguments),
+        Command::Config(arguments) => config::perform(&arguments),
         Command::Create(arguments) => create::perform(&arguments),
         Command::Extend(arguments) => extend::perform(&arguments),
         Command::Run(arguments) => run::perform(&arguments),

@@ -1,0 +1,435 @@
+//! `TAG.toml`: one mirror, the same file on each of its nodes.
+
+use std::path::PathBuf;
+
+use flags::{NodeName, Tag};
+
+use super::address::Address;
+use super::daemon::node_name;
+use super::fields::{Fields, Key, parse};
+use super::parameters::Parameters;
+use super::problem::{At, Complaint, Place, Problems, quoted};
+use super::source::Source;
+use crate::mirror::decision;
+use crate::mirror::machine::Settings;
+use crate::mirror::node::{Names, NodeId};
+
+/// Nodes that a mirror may have: a source and seven targets.
+pub const MAX_NODES: usize = 8;
+
+/// Who keeps the legs of a mirror equal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// The kernel's md RAID1.
+    Md,
+    /// The RAID1 that runs as a process.
+    Embedded,
+}
+
+impl Backend {
+    /// As it is configured.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Backend::Md => "md",
+            Backend::Embedded => "embedded",
+        }
+    }
+}
+
+/// When a write counts as done, by the letters that DRBD's users know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// When it is on the source's disk: asynchronous.
+    A,
+    /// When it has reached the targets' memory. No backend has it yet.
+    B,
+    /// When it is on all disks in sync: synchronous.
+    C,
+}
+
+impl Protocol {
+    /// As it is configured.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Protocol::A => "A",
+            Protocol::B => "B",
+            Protocol::C => "C",
+        }
+    }
+
+    /// What it means for whose data is good.
+    pub fn decision(self) -> decision::Protocol {
+        match self {
+            Protocol::A | Protocol::B => decision::Protocol::Async,
+            Protocol::C => decision::Protocol::Sync,
+        }
+    }
+}
+
+/// One mirror.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MirrorConfig {
+    /// Its name.
+    pub tag: Tag,
+    /// 0 to 255, unique among the mirrors of a node; ports follow from it.
+    pub number: u8,
+    /// Who keeps the legs equal.
+    pub backend: Backend,
+    /// What applications use: `/dev/md/TAG`, or the unix socket of the embedded array.
+    pub device: PathBuf,
+    /// When a write counts as done.
+    pub protocol: Protocol,
+    /// Bytes under one bit of the bitmap; `LKDR_CHUNK_SIZE` unless configured.
+    pub chunk_bytes: u32,
+    /// Whether there is a write-intent bitmap. Without it every resync is a full one.
+    pub bitmap: bool,
+    /// 1 to 8 nodes; a node's place in the list is its slot. One alone is a mirror that is not extended yet.
+    pub nodes: Vec<NodeConfig>,
+}
+
+/// A node of a mirror.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeConfig {
+    /// Its name.
+    pub name: NodeName,
+    /// 1 to 999, unique within the mirror; the lowest takes over first.
+    pub priority: Option<u32>,
+    /// Where its netraidd is reached; its data is served on the same host.
+    pub address: Address,
+    /// Its disk or partition.
+    pub disk: PathBuf,
+    /// Where its disk is served while it is a target.
+    pub port: u16,
+    /// Why a port was chosen that is not the first choice.
+    pub port_reason: Option<String>,
+}
+
+impl MirrorConfig {
+    /// A node's slot, by its name.
+    pub fn slot_of(&self, name: &str) -> Option<NodeId> {
+        let slot = self
+            .nodes
+            .iter()
+            .position(|node| node.name.as_str() == name)?;
+        NodeId::new(u8::try_from(slot).ok()?)
+    }
+
+    /// What people call the mirror and its nodes.
+    pub fn names(&self) -> Names {
+        let nodes = self.nodes.iter().map(|node| node.name.to_string());
+        Names {
+            tag: self.tag.to_string(),
+            nodes: nodes.collect(),
+        }
+    }
+
+    /// How the mirror behaves on node `own`; `None` if that is not one of its nodes.
+    pub fn settings(&self, own: &str, parameters: &Parameters) -> Option<Settings> {
+        Some(Settings {
+            own: self.slot_of(own)?,
+            protocol: self.protocol.decision(),
+            wait: parameters.wait_for_previous_source,
+            connect_during_restore: parameters.connect_nbd_during_restore,
+            no_full_sync: parameters.no_full_sync,
+            wait_to_resync: parameters.wait_to_resync.is_some(),
+            bitmap: self.bitmap,
+        })
+    }
+}
+
+const KEYS: &[Key] = &[
+    Key {
+        name: "tag",
+        example: "tag = \"data\"",
+    },
+    Key {
+        name: "number",
+        example: "number = 0",
+    },
+    Key {
+        name: "backend",
+        example: "backend = \"md\"",
+    },
+    Key {
+        name: "device",
+        example: "device = \"/run/netraid/data.nbd\"",
+    },
+    Key {
+        name: "protocol",
+        example: "protocol = \"C\"",
+    },
+    Key {
+        name: "chunk",
+        example: "chunk = 256",
+    },
+    Key {
+        name: "bitmap",
+        example: "bitmap = \"internal\"",
+    },
+    Key {
+        name: "nodes",
+        example: "[[nodes]] with name, address and disk",
+    },
+];
+
+const NODE_KEYS: &[Key] = &[
+    Key {
+        name: "name",
+        example: "name = \"server1\"",
+    },
+    Key {
+        name: "priority",
+        example: "priority = 1",
+    },
+    Key {
+        name: "address",
+        example: "address = \"10.0.0.1\"",
+    },
+    Key {
+        name: "disk",
+        example: "disk = \"/dev/sdb1\"",
+    },
+    Key {
+        name: "port",
+        example: "port = 10001",
+    },
+];
+
+/// What a file says, as far as it can be understood, with the places for what other files may contradict.
+pub(super) struct Draft {
+    pub place: Place,
+    pub tag: Option<Tag>,
+    pub number: Option<At<u8>>,
+    pub device: Option<At<PathBuf>>,
+    pub nodes: Vec<DraftNode>,
+    backend: Option<Backend>,
+    protocol: Option<Protocol>,
+    chunk_bytes: Option<u32>,
+    bitmap: Option<bool>,
+}
+
+pub(super) struct DraftNode {
+    pub name: Option<At<NodeName>>,
+    pub address: Option<At<Address>>,
+    pub disk: Option<At<PathBuf>>,
+    pub port: Option<At<u16>>,
+    pub chosen: Option<super::ports::Choice>,
+    priority: Option<u32>,
+}
+
+/// Reads one mirror's file; `None` if it is no TOML.
+pub(super) fn read(source: &Source, problems: &mut Problems) -> Option<Draft> {
+    let table = parse(source, problems)?;
+    let fields = Fields::new(source, table.get_ref(), 0, KEYS, problems);
+    for key in ["tag", "number", "backend", "nodes"] {
+        fields.needed(key, problems);
+    }
+    let tag = fields.text("tag", problems, |text| tag(text, source.stem()));
+    let tag = tag.map(|at| at.value);
+    let number = fields.number("number", 0..=255, problems);
+    let backends = [("md", Backend::Md), ("embedded", Backend::Embedded)];
+    let backend = fields.word("backend", &backends, problems);
+    let backend = backend.map(|at| at.value);
+    let letters = [("C", Protocol::C), ("A", Protocol::A), ("B", Protocol::B)];
+    let protocol = fields.word("protocol", &letters, problems);
+    let bitmaps = [("internal", true), ("none", false)];
+    let bitmap = fields.word("bitmap", &bitmaps, problems);
+    if let Some(protocol) = &protocol {
+        let without = bitmap.as_ref().is_some_and(|bitmap| !bitmap.value);
+        if let Err(complaint) = possible(backend, protocol.value, without) {
+            problems.note(&protocol.place, complaint);
+        }
+    }
+    let device = match (fields.has("device"), backend) {
+        (true, _) => fields.path("device", problems),
+        // The folder of names that mdadm keeps.
+        (false, Some(Backend::Md)) => tag.as_ref().map(|tag| At {
+            value: format!("/dev/md/{tag}").into(),
+            place: fields.place.clone(),
+        }),
+        (false, Some(Backend::Embedded)) => {
+            fields.needed("device", problems);
+            None
+        }
+        (false, None) => None,
+    };
+    // The limits of `LKDR_CHUNK_SIZE`.
+    let chunk = fields.number::<u32>("chunk", 4..=1 << 20, problems);
+    let chunk_bytes = chunk.and_then(|chunk| {
+        let taken = chunk_bytes(chunk.value);
+        problems.taken(&chunk.place, taken)
+    });
+    let nodes = nodes(source, &fields, problems);
+    Some(Draft {
+        place: fields.place,
+        tag,
+        number,
+        device,
+        nodes,
+        backend,
+        protocol: protocol.map(|at| at.value),
+        chunk_bytes,
+        bitmap: bitmap.map(|at| at.value),
+    })
+}
+
+fn tag(text: &str, stem: &str) -> Result<Tag, Complaint> {
+    let tag = Tag::new(text).map_err(|error| {
+        let what = match text.len() > flags::MAX_NAME {
+            true => format!("tag {} is too long", quoted(text)),
+            false => error.to_string(),
+        };
+        Complaint::new(
+            what,
+            "write at most 64 letters, digits, '.', '_' and '-', for example \"data\"",
+        )
+    })?;
+    match text == stem {
+        true => Ok(tag),
+        false => Err(Complaint::new(
+            format!("tag {} is not the name of this file", quoted(text)),
+            format!("write {}, or call the file {tag}.toml", quoted(stem)),
+        )),
+    }
+}
+
+/// What the backends can do today.
+fn possible(
+    backend: Option<Backend>,
+    protocol: Protocol,
+    without_bitmap: bool,
+) -> Result<(), Complaint> {
+    let refused = |what: &str, instead: &str| Err(Complaint::new(what, instead));
+    match (backend, protocol) {
+        (_, Protocol::C) => Ok(()),
+        (Some(Backend::Embedded), Protocol::A) => refused(
+            "protocol A with order kept is not built yet for the embedded backend",
+            "write protocol = \"C\", or backend = \"md\"",
+        ),
+        (_, Protocol::B) => refused(
+            "protocol B is not built yet for any backend",
+            "write protocol = \"C\"",
+        ),
+        (_, Protocol::A) if without_bitmap => refused(
+            "protocol A needs the write-intent bitmap to know what is on the way",
+            "write bitmap = \"internal\", or protocol = \"C\"",
+        ),
+        (_, Protocol::A) => Ok(()),
+    }
+}
+
+/// KiB in the file, bytes for us.
+fn chunk_bytes(kib: u32) -> Result<u32, Complaint> {
+    match kib.is_power_of_two() {
+        true => Ok(kib * 1024),
+        false => Err(Complaint::new(
+            format!("chunk {kib} is not a power of two (KiB)"),
+            format!(
+                "write chunk = {}, or leave it out for LKDR_CHUNK_SIZE",
+                kib.next_power_of_two()
+            ),
+        )),
+    }
+}
+
+fn nodes(source: &Source, fields: &Fields<'_>, problems: &mut Problems) -> Vec<DraftNode> {
+    let tables = fields.tables("nodes", problems);
+    if tables.is_empty() && fields.is_empty_list("nodes") {
+        let complaint = Complaint::new("there is no node", "write a [[nodes]] for each node");
+        problems.note(&fields.place, complaint);
+    }
+    if let Some((_, start)) = tables.get(MAX_NODES) {
+        let complaint = Complaint::new(
+            format!(
+                "{} nodes are one source and {} targets, at most 7 targets are possible",
+                tables.len(),
+                tables.len() - 1
+            ),
+            "leave out the nodes from here on",
+        );
+        problems.note(&source.place(*start), complaint);
+    }
+    let mut nodes: Vec<DraftNode> = Vec::new();
+    let mut priorities: Vec<At<u32>> = Vec::new();
+    for (table, start) in tables.into_iter().take(MAX_NODES) {
+        let fields = Fields::new(source, table, start, NODE_KEYS, problems);
+        for key in ["name", "address", "disk"] {
+            fields.needed(key, problems);
+        }
+        let name = fields.text("name", problems, node_name);
+        let before = |name: &At<NodeName>, node: &DraftNode| {
+            let known = node.name.as_ref()?;
+            (known.value == name.value).then(|| known.place.clone())
+        };
+        if let Some(name) = &name
+            && let Some(first) = nodes.iter().find_map(|node| before(name, node))
+        {
+            let complaint = Complaint::new(
+                format!("node {} is there already, at {first}", name.value),
+                "each node is named once",
+            );
+            problems.note(&name.place, complaint);
+        }
+        let priority = fields.number("priority", 1..=999, problems);
+        if let Some(priority) = &priority {
+            match priorities.iter().find(|at| at.value == priority.value) {
+                Some(first) => {
+                    let complaint = Complaint::new(
+                        format!(
+                            "priority {} is that of another node, at {}",
+                            priority.value, first.place
+                        ),
+                        "give each node its own, the lowest takes over first",
+                    );
+                    problems.note(&priority.place, complaint);
+                }
+                None => priorities.push(priority.clone()),
+            }
+        }
+        nodes.push(DraftNode {
+            name,
+            address: fields.text("address", problems, Address::parse),
+            disk: fields.path("disk", problems),
+            port: fields.number("port", 1..=65535, problems),
+            chosen: None,
+            priority: priority.map(|at| at.value),
+        });
+    }
+    nodes
+}
+
+impl Draft {
+    /// The mirror; `None` only if a problem was noted.
+    pub(super) fn finish(self, parameters: &Parameters) -> Option<MirrorConfig> {
+        let nodes: Option<Vec<NodeConfig>> =
+            self.nodes.into_iter().map(DraftNode::finish).collect();
+        Some(MirrorConfig {
+            tag: self.tag?,
+            number: self.number?.value,
+            backend: self.backend?,
+            device: self.device?.value,
+            protocol: self.protocol.unwrap_or(Protocol::C),
+            chunk_bytes: self.chunk_bytes.unwrap_or(parameters.chunk_bytes),
+            bitmap: self.bitmap.unwrap_or(true),
+            nodes: nodes?,
+        })
+    }
+}
+
+impl DraftNode {
+    fn finish(self) -> Option<NodeConfig> {
+        let (port, port_reason) = match (self.port, self.chosen) {
+            (Some(port), _) => (port.value, None),
+            (None, Some(chosen)) => (chosen.port, chosen.passed),
+            (None, None) => return None,
+        };
+        Some(NodeConfig {
+            name: self.name?.value,
+            priority: self.priority,
+            address: self.address?.value,
+            disk: self.disk?.value,
+            port,
+            port_reason,
+        })
+    }
+}
