@@ -92,31 +92,54 @@ fn systems(drafts: &[Draft], problems: &mut Problems) {
     }
 }
 
-/// One disk is in one mirror.
+/// One disk is in one mirror, once. As with ports, one node may have several addresses, and several nodes one.
 fn disks(drafts: &[Draft], problems: &mut Problems) {
-    let mut known: BTreeMap<(&str, &PathBuf), &Place> = BTreeMap::new();
+    let mut known: BTreeMap<&PathBuf, Vec<&DraftNode>> = BTreeMap::new();
     for draft in drafts {
+        let device = draft.device.as_ref().map(|device| &device.value);
         for node in &draft.nodes {
-            let (Some(name), Some(disk)) = (&node.name, &node.disk) else {
+            let Some(disk) = &node.disk else {
                 continue;
             };
-            match known.entry((name.value.as_str(), &disk.value)) {
-                Entry::Occupied(first) => {
+            let shown = disk.value.display();
+            if device == Some(&disk.value) {
+                let complaint = Complaint::new(
+                    format!("disk {shown} is the mirror's own device"),
+                    "write the disk or partition below it",
+                );
+                problems.note(&disk.place, complaint);
+            }
+            let users = known.entry(&disk.value).or_default();
+            let same = users.iter().find(|other| one_machine(node, other));
+            match same.and_then(|other| other.disk.as_ref()) {
+                Some(first) => {
                     let complaint = Complaint::new(
                         format!(
-                            "disk {} of node {} is in a mirror already, at {}",
-                            disk.value.display(),
-                            name.value,
-                            first.get()
+                            "disk {shown} of this node is in a mirror already, at {}",
+                            first.place
                         ),
                         "give each mirror its own disk",
                     );
                     problems.note(&disk.place, complaint);
                 }
-                Entry::Vacant(free) => _ = free.insert(&disk.place),
+                None => users.push(node),
             }
         }
     }
+}
+
+/// Whether two nodes share their name or their host, which may be this machine by any of its loopback addresses.
+fn one_machine(a: &DraftNode, b: &DraftNode) -> bool {
+    let host = |node: &DraftNode| {
+        let address = &node.address.as_ref()?.value;
+        Some(match address.is_loopback() {
+            true => "localhost".to_owned(),
+            false => address.host.clone(),
+        })
+    };
+    let name = |node: &DraftNode| Some(node.name.as_ref()?.value.clone());
+    let named = name(a).is_some() && name(a) == name(b);
+    named || (host(a).is_some() && host(a) == host(b))
 }
 
 /// Who has which port. One node may have several addresses, and several nodes one (loopback), so either makes two ports

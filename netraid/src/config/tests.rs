@@ -267,11 +267,11 @@ fn mistakes_in_nodes_are_told() {
              write the host's name, at most 64 letters, digits, '.', '_' and '-', for example \"server1\"",
         ),
         (
-            node("s2", "10.0.0.1", "/dev/b", ""),
+            node("s2", "10.0.0.1", "/dev/c", ""),
             "11:11: 10.0.0.1 has a copy of this mirror already, at 6:11; each node of a mirror is another system",
         ),
         (
-            node("s2", "10.0.0.1:7801", "/dev/b", ""),
+            node("s2", "10.0.0.1:7801", "/dev/c", ""),
             "11:11: 10.0.0.1 has a copy of this mirror already, at 6:11; each node of a mirror is another system",
         ),
         (
@@ -282,6 +282,10 @@ fn mistakes_in_nodes_are_told() {
         (
             node("s2", "10.0.0.2", "sdb", ""),
             "12:8: disk \"sdb\" is not a path from the root without \"..\"; write for example disk = \"/dev/sdb1\"",
+        ),
+        (
+            node("s2", "10.0.0.2", "/dev/md/a", ""),
+            "12:8: disk /dev/md/a is the mirror's own device; write the disk or partition below it",
         ),
         (
             node("s2", "10.0.0.2", "/dev/b", "priority = 1"),
@@ -354,7 +358,7 @@ fn what_two_mirrors_can_not_both_have_is_told_with_both_places() {
         ),
         (
             mirror("b", 1, &node("s1", "10.0.0.1", "/dev//b", "")),
-            "b.toml:7:8: disk /dev/b of node s1 is in a mirror already, at a.toml:7:8; give each mirror its own disk",
+            "b.toml:7:8: disk /dev/b of this node is in a mirror already, at a.toml:7:8; give each mirror its own disk",
         ),
         (
             mirror("b", 1, &node("s1", "10.1.0.1", "/dev/c", "port = 10002\n")),
@@ -397,8 +401,8 @@ fn all_files_are_told_at_once() {
             "a.toml:4:9: chunk 5 is not a power of two (KiB)",
             "b.toml:1:6: string values must be quoted, expected literal string",
             "c.toml:2:10: number 0 is that of another mirror, at a.toml:2:10",
-            "c.toml:8:8: disk /dev/b of node s1 is in a mirror already, at a.toml:8:8",
-            "c.toml:12:8: disk /dev/b of node s2 is in a mirror already, at a.toml:12:8",
+            "c.toml:8:8: disk /dev/b of this node is in a mirror already, at a.toml:8:8",
+            "c.toml:12:8: disk /dev/b of this node is in a mirror already, at a.toml:12:8",
             "netraid.toml:1:8: node is of type integer, a string is needed",
             "netraid.toml:2:10: listen has 0 entries, 1 to 16 are needed",
             "netraid.toml:3:17: \"0.0.0.0:80\" can be reached from other machines, and anybody may ask there",
@@ -436,6 +440,17 @@ fn several_nodes_may_try_things_out_on_one_machine() {
     let config = read(&[("a.toml", &mirror("a", 0, &nodes))]).unwrap();
     let a = config.mirrors.values().next().unwrap();
     assert_eq!((a.nodes[0].port, a.nodes[1].port), (10001, 10257));
+    // A copy beside itself on one disk would be none.
+    assert_eq!(
+        told(&mirror(
+            "a",
+            0,
+            &nodes
+                .replace("/tmp/2", "/tmp/1")
+                .replace("127.0.0.1:7802", "localhost:7802")
+        )),
+        "11:8: disk /tmp/1 of this node is in a mirror already, at 7:8; give each mirror its own disk"
+    );
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! `netraid config check` as a person runs it: what it prints where, and its exit code.
 
+#![allow(clippy::unwrap_used)] // A test that can not go on may panic.
+
 use std::path::Path;
 use std::process::{Command, Output};
 
