@@ -41,11 +41,12 @@ enum Order {
     address = \"10.0.0.2\"\n  \
     disk = \"/dev/sdb1\"\n\n  \
     $ netraid config check\n  \
+    this is node server1, peers reach it on [::]:7800\n  \
     MIRROR  NUMBER  BACKEND   NODES AND THEIR PORTS\n  \
     data         0  md        server1:10001 server2:10001\n\n\
-    A port that is not written is 10001 + number + 256 * i, with the smallest i that is free by the configuration and\n\
-    by /etc/services. Nodes whose /etc/services differ need it written. $NETRAID_DEFAULTS_FILE names another file\n\
-    than /etc/default/LifeKeeper.\n\
+    A port that is not written is 10001 + number + 256 * i, with the smallest i whose port\n\
+    is free by the configuration and by /etc/services. Nodes whose /etc/services differ need\n\
+    it written. $NETRAID_DEFAULTS_FILE names another file than /etc/default/LifeKeeper.\n\
     Exit codes: 0 all is right, 2 something is wrong."
 )]
 struct Check {
