@@ -21,7 +21,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::status::Status;
+use crate::mirror::generation::{Generation, Generations};
+use crate::status::{LegStatus, Status, word};
 
 /// A way to run mirrors.
 pub trait Backend {
@@ -166,6 +167,101 @@ pub struct ArrayStatus {
     pub speed_limit_min: Option<u32>,
     /// What somebody should know who relies on this mirror: sentences.
     pub notes: Vec<String>,
+    /// How each node's leg takes part, by slot.
+    #[serde(default)]
+    pub nodes: Vec<NodeState>,
+    /// The generations of the data of the legs in sync, as far as they are on disk.
+    #[serde(default)]
+    pub generations: Option<GenerationIds>,
+    /// Connections to the mirror's export, if it has one.
+    #[serde(default)]
+    pub connections: u64,
+}
+
+/// Whether a leg has the data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Part {
+    /// It has everything, and says so on its disk.
+    InSync,
+    /// It is being resynced.
+    Resyncing,
+    /// It takes no part: what it misses is marked.
+    Out,
+}
+
+/// How one node's leg takes part.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeState {
+    /// The node whose disk it is.
+    pub node: String,
+    /// Whether it is the node that answers.
+    pub local: bool,
+    /// Whether it has the data.
+    pub state: Part,
+    /// How much of its resync is done, 0 to 100, while it is being resynced.
+    pub percent: Option<u8>,
+    /// Bytes that it still misses, while it is being resynced.
+    pub missing_bytes: u64,
+    /// Why it is out, or was last, or needed a full resync.
+    pub reason: Option<String>,
+}
+
+impl NodeState {
+    /// From what the status document says of a leg.
+    pub(crate) fn of(leg: &LegStatus, percent: Option<u8>) -> NodeState {
+        let state = match leg.disk.as_str() {
+            "UpToDate" if leg.status != word::RESYNCING => Part::InSync,
+            "UpToDate" | "Inconsistent" => Part::Resyncing,
+            _ => Part::Out,
+        };
+        NodeState {
+            node: leg.node.clone(),
+            local: leg.local,
+            state,
+            percent: percent.filter(|_| state == Part::Resyncing),
+            missing_bytes: leg.missing_bytes,
+            reason: leg.reason.clone(),
+        }
+    }
+}
+
+/// [`Generations`] in a document: each id 16 hexadecimal digits, all 0 for none.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GenerationIds {
+    /// Of the data.
+    pub current: String,
+    /// By slot: the one since which that leg is away.
+    pub away: Vec<String>,
+    /// Former ones, newest first.
+    pub history: Vec<String>,
+}
+
+impl From<&Generations> for GenerationIds {
+    fn from(generations: &Generations) -> GenerationIds {
+        let text = |id: &Generation| format!("{id:?}");
+        GenerationIds {
+            current: text(&generations.current),
+            away: generations.away.iter().map(text).collect(),
+            history: generations.history.iter().map(text).collect(),
+        }
+    }
+}
+
+impl GenerationIds {
+    /// As the decisions take them; `None` if one is not a number.
+    pub fn generations(&self) -> Option<Generations> {
+        let id = |text: &String| u64::from_str_radix(text, 16).ok().map(Generation);
+        let mut generations = Generations {
+            current: id(&self.current)?,
+            history: self.history.iter().map(id).collect::<Option<_>>()?,
+            ..Generations::default()
+        };
+        for (place, text) in generations.away.iter_mut().zip(&self.away) {
+            *place = id(text)?;
+        }
+        Some(generations)
+    }
 }
 
 /// Something that happened to a mirror. What changes twice before anybody looks is told once, as it is then.
@@ -195,6 +291,21 @@ pub enum Event {
         device: String,
         /// Its flags; empty when it was removed.
         flags: Vec<String>,
+    },
+    /// A node's leg takes part in another way, or its resync went on. After [`Event::Watching`] it is told of every leg.
+    Node(NodeState),
+    /// A generation was minted, and is on disk: what is written from now on, some legs do not get. Told once after
+    /// [`Event::Watching`], too.
+    Minted(GenerationIds),
+    /// The leg of this node failed; the mirror goes on from another.
+    OwnLegFailed {
+        /// Why.
+        reason: String,
+    },
+    /// No write is taken any more.
+    Halted {
+        /// Why.
+        reason: String,
     },
 }
 

@@ -1,5 +1,6 @@
 //! Makes the status document of a running mirror.
 
+use crate::array::NodeState;
 use crate::raid1::engine::{Engine, Progress};
 use crate::raid1::keeper::Keepers;
 use crate::raid1::leg::{LegState, Slot};
@@ -19,12 +20,6 @@ pub fn status(
         let shape = engine.shape();
         let dirty = engine.dirty();
         let node = |slot: Slot| keepers.names()[slot.number()].to_string();
-        let last_dirty = dirty.contains(shape.chunks().saturating_sub(1));
-        let surplus = if last_dirty {
-            shape.chunks() * shape.chunk - shape.size
-        } else {
-            0
-        };
         Status {
             schema: SCHEMA.into(),
             tag: tag.into(),
@@ -36,7 +31,7 @@ pub fn status(
             chunk: shape.chunk,
             chunks: shape.chunks(),
             dirty_chunks: dirty.count(),
-            dirty_bytes: dirty.count() * shape.chunk - surplus,
+            dirty_bytes: shape.bytes_under(dirty),
             events: engine.events(),
             array_state: if engine.is_clean() { "clean" } else { "active" }.into(),
             generation: format!("{:?}", engine.generations().current),
@@ -115,4 +110,16 @@ fn resync(progress: &Progress) -> ResyncStatus {
         time_left_ms: progress.left.saturating_mul(1000).checked_div(speed),
         paused: progress.paused,
     }
+}
+
+/// How each node's leg takes part, from its `status`.
+pub fn nodes(status: &Status, mirror: &Mirror) -> Vec<NodeState> {
+    mirror.view(|view| {
+        let legs = status.legs.iter();
+        legs.map(|leg| {
+            let percent = Slot::new(leg.slot).and_then(|slot| view.engine.percent(slot));
+            NodeState::of(leg, percent)
+        })
+        .collect()
+    })
 }

@@ -1,12 +1,15 @@
 //! A process that runs one mirror: opens the local leg, keeps the remote ones, exports the mirror, answers questions.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
+mod answer;
+mod watch;
+
+use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::thread;
 use std::time::Duration;
 
@@ -16,13 +19,13 @@ use nbd_server::file::FileDevice;
 use nbd_server::listener::{Address, Listener};
 use nbd_server::server::{Options, Server, ServerHandle};
 
-use crate::control::{self, MAX_LINE, Request, Response};
+use crate::control;
 use crate::raid1::engine::{Engine, IdSource, Refusal, Settings};
-use crate::raid1::keeper::{ExtendError, Keepers};
+use crate::raid1::keeper::Keepers;
 use crate::raid1::link::Link;
 use crate::raid1::metadata::{Metadata, MetadataError};
 use crate::raid1::running::{Mirror, MirrorDevice};
-use crate::report;
+use answer::Answerer;
 
 /// What to run.
 #[derive(Clone, Debug)]
@@ -45,6 +48,8 @@ pub struct Plan {
     pub settings: Settings,
     /// Take a leg that was being resynced as it is.
     pub force: bool,
+    /// Connect no leg but on order, and take none back that was lost: a supervisor says when.
+    pub supervised: bool,
 }
 
 /// Why a mirror does not run.
@@ -79,7 +84,9 @@ pub struct Running {
     tag: String,
     mirror: Arc<Mirror>,
     keepers: Arc<Keepers>,
-    server: ServerHandle,
+    server: Arc<Mutex<Option<ServerHandle>>>,
+    uris: Vec<String>,
+    supervised: bool,
     control: PathBuf,
     over: Arc<AtomicBool>,
 }
@@ -126,8 +133,13 @@ impl Running {
             .get_or_init(|| Keepers::new(Arc::clone(&mirror), &metadata, timeout))
             .clone();
         let over = Arc::new(AtomicBool::new(false));
-        start_ticking(Arc::clone(&mirror), Arc::clone(&over))
+        let looked_after = plan.supervised.then(|| Arc::clone(&keepers));
+        start_ticking(Arc::clone(&mirror), looked_after, Arc::clone(&over))
             .map_err(failed("no thread can be started"))?;
+        if plan.supervised && !plan.targets.is_empty() {
+            let problem = "a supervised mirror is given its targets on order";
+            return Err(RunError::Usage(problem.into()));
+        }
         for (node, target) in &plan.targets {
             let slot = keepers
                 .slot_of(node)
@@ -142,25 +154,29 @@ impl Running {
             tag: plan.tag.clone(),
             mirror,
             keepers,
-            server,
+            uris: uris(&server, &plan.tag),
+            server: Arc::new(Mutex::new(Some(server))),
+            supervised: plan.supervised,
             control,
             over,
         };
         running
-            .answer_questions(&plan.disk)
+            .answer_questions(plan)
             .map_err(failed("the control socket can't be made"))?;
         Ok(running)
     }
 
     /// Where the mirror can be used.
     pub fn uris(&self) -> Vec<String> {
-        uris(&self.server, &self.tag)
+        self.uris.clone()
     }
 
     /// Stops cleanly; says what could not be done.
     pub fn stop(self) -> Result<(), String> {
         // First the application: what it was told is done has to be on every leg before the legs are called clean.
-        self.server.stop(PATIENCE);
+        if let Some(server) = lock(&self.server).take() {
+            server.stop(PATIENCE);
+        }
         self.keepers.stop();
         let clean = self.mirror.stop(PATIENCE);
         self.over.store(true, Ordering::Relaxed);
@@ -173,7 +189,7 @@ impl Running {
         }
     }
 
-    fn answer_questions(&self, disk: &Path) -> io::Result<()> {
+    fn answer_questions(&self, plan: &Plan) -> io::Result<()> {
         let folder = self.control.parent().unwrap_or(Path::new("."));
         std::fs::create_dir_all(folder)?;
         match UnixStream::connect(&self.control) {
@@ -189,90 +205,20 @@ impl Running {
         }
         let listener = UnixListener::bind(&self.control)?;
         std::fs::set_permissions(&self.control, std::fs::Permissions::from_mode(0o600))?;
-        let answerer = Answerer {
+        let answerer = Arc::new(Answerer {
             tag: self.tag.clone(),
-            disk: disk.display().to_string(),
+            disk: plan.disk.display().to_string(),
             uris: self.uris(),
+            supervised: self.supervised,
+            server: Arc::clone(&self.server),
             mirror: Arc::clone(&self.mirror),
             keepers: Arc::clone(&self.keepers),
-        };
+            callers: AtomicUsize::new(0),
+        });
         thread::Builder::new()
             .name("control".into())
-            .spawn(move || {
-                // One at a time: questions are small and rare, and a caller that dawdles is cut off.
-                for stream in listener.incoming() {
-                    let answered = stream.and_then(|stream| answerer.answer(stream));
-                    if let Err(error) = answered {
-                        tracing::debug!(%error, "a question could not be answered");
-                    }
-                }
-            })?;
+            .spawn(move || answer::serve(&answerer, &listener))?;
         Ok(())
-    }
-}
-
-struct Answerer {
-    tag: String,
-    disk: String,
-    uris: Vec<String>,
-    mirror: Arc<Mirror>,
-    keepers: Arc<Keepers>,
-}
-
-impl Answerer {
-    fn answer(&self, mut stream: UnixStream) -> io::Result<()> {
-        stream.set_read_timeout(Some(DAWDLE))?;
-        stream.set_write_timeout(Some(DAWDLE))?;
-        let mut line = String::new();
-        BufReader::new((&stream).take(MAX_LINE)).read_line(&mut line)?;
-        let response = match serde_json::from_str(&line) {
-            Ok(request) => self.respond(&request),
-            Err(error) => Response::Failed {
-                why: format!("the question is not understood: {error}"),
-                refused: false,
-            },
-        };
-        let mut line = serde_json::to_string(&response)?;
-        line.push('\n');
-        stream.write_all(line.as_bytes())
-    }
-
-    fn respond(&self, request: &Request) -> Response {
-        match request {
-            Request::Status => {
-                let status = report::status(
-                    &self.tag,
-                    &self.disk,
-                    &self.uris,
-                    &self.mirror,
-                    &self.keepers,
-                );
-                Response::Status(Box::new(status))
-            }
-            Request::PauseResync { paused } => {
-                self.mirror.pause_resync(*paused);
-                Response::Done
-            }
-            Request::Extend { node, uri, force } => match self.extend(node, uri, *force) {
-                Ok(()) => Response::Done,
-                Err(ExtendError::Refused(why)) => Response::Failed { why, refused: true },
-                Err(ExtendError::Failed(why)) => Response::Failed {
-                    why,
-                    refused: false,
-                },
-            },
-        }
-    }
-
-    fn extend(&self, node: &str, uri: &str, force: bool) -> Result<(), ExtendError> {
-        let slot = self
-            .keepers
-            .slot_of(node)
-            .ok_or_else(|| ExtendError::Refused(unknown_node(node, &self.keepers).to_string()))?;
-        let target = uri
-            .parse()
-            .map_err(|error| ExtendError::Refused(format!("{error}")))?;
-        self.keepers.extend(slot, &target, force)
     }
 }
 
@@ -339,10 +285,18 @@ fn uris(server: &ServerHandle, tag: &str) -> Vec<String> {
         .collect()
 }
 
-fn start_ticking(mirror: Arc<Mirror>, over: Arc<AtomicBool>) -> io::Result<()> {
+/// `looked_after` are the legs of a supervised mirror: nobody else notices that a connection has died.
+fn start_ticking(
+    mirror: Arc<Mirror>,
+    looked_after: Option<Arc<Keepers>>,
+    over: Arc<AtomicBool>,
+) -> io::Result<()> {
     thread::Builder::new().name("clock".into()).spawn(move || {
         while !over.load(Ordering::Relaxed) {
             thread::sleep(TICK);
+            if let Some(keepers) = &looked_after {
+                keepers.expel_lost_legs();
+            }
             mirror.tick();
         }
     })?;
@@ -357,5 +311,9 @@ fn failed(what: &'static str) -> impl Fn(io::Error) -> RunError {
 const TICK: Duration = Duration::from_millis(100);
 /// Longest wait for the local disk, and for everything at the end.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Longest wait for a caller of the control socket.
-const DAWDLE: Duration = Duration::from_secs(2);
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex
+        .lock()
+        .unwrap_or_else(|poisoned| poisoned.into_inner())
+}

@@ -1,25 +1,23 @@
 //! The embedded engine as a way to run mirrors: each in a process of its own (`netraid run`), asked over its socket.
 //!
-//! The process outlives whoever started it, and is found again by its socket. What it can't do on order yet (go on
-//! without a leg, copy everything, bound the speed) is refused in these words.
+//! The process outlives whoever started it, and is found again by its socket. It is started with `--supervised`: it
+//! connects a leg on order only, and one that is lost stays out until it is added again.
 
-use std::io::{BufRead, BufReader};
-use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+mod watch;
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
-use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
-use nix::unistd::Pid;
-
 use super::disk::{Access, Disk};
 use super::leg::Leg;
-use super::{Added, Array, ArrayError, ArrayStatus, Backend, Event, NewLeg, Speed, Start, Watch};
-use crate::control::{self, ControlError, Request, Response};
-use crate::status::Status;
+use super::{Added, Array, ArrayError, ArrayStatus, Backend, NewLeg, Speed, Start, Watch};
+use crate::control::{self, ControlError, Order, Request, Told};
+use watch::EmbeddedWatch;
 
 /// The embedded engine on this machine.
 #[derive(Clone, Debug)]
@@ -45,36 +43,19 @@ impl Embedded {
             patience: Duration::from_secs(60),
         })
     }
-
-    fn ask(&self, tag: &str, request: &Request) -> Result<Response, ArrayError> {
-        match control::ask(&self.run_dir, tag, request) {
-            Ok(Response::Failed { why, refused: true }) => Err(ArrayError::refused(why)),
-            Ok(Response::Failed {
-                why,
-                refused: false,
-            }) => Err(ArrayError::Failed(why)),
-            Ok(response) => Ok(response),
-            Err(error) => Err(ArrayError::failed(error)),
-        }
-    }
-
-    fn status(&self, tag: &str) -> Result<Status, ArrayError> {
-        match self.ask(tag, &Request::Status)? {
-            Response::Status(status) => Ok(*status),
-            _ => Err(ArrayError::Failed(format!(
-                "mirror {tag} did not tell its status"
-            ))),
-        }
-    }
 }
 
 impl Backend for Embedded {
     fn start(&self, start: &Start) -> Result<Box<dyn Array>, ArrayError> {
-        if let Some(running) = self.find(&start.tag)? {
-            return Ok(running);
+        if let Some(limit) = start.async_limit {
+            return Err(ArrayError::refused(format!(
+                "the embedded engine can't be asynchronous (a limit of {limit} writes was asked for): it answers a write \
+                 when every leg in sync has it"
+            )));
         }
-        if start.async_limit.is_some() || start.speed != Speed::default() {
-            return Err(cant("bound its speed or be asynchronous"));
+        if let Some(running) = self.find(&start.tag)? {
+            check_disk(&*running, start)?;
+            return bounded(running, start.speed);
         }
         let node = {
             let disk = Disk::open(&start.disk, Access::Read).map_err(ArrayError::failed)?;
@@ -90,19 +71,21 @@ impl Backend for Embedded {
             .arg(&start.disk)
             .arg("--unix")
             .arg(self.run_dir.join(format!("{}.nbd", start.tag)))
+            .arg("--supervised")
             .arg("--run-dir")
             .arg(&self.run_dir);
         if start.force {
             command.arg("--force");
         }
         std::fs::create_dir_all(&self.run_dir).map_err(ArrayError::failed)?;
-        self.launch(command)?;
-        self.find(&start.tag)?.ok_or_else(|| {
+        self.launch(command, &self.run_dir.join(format!("{}.log", start.tag)))?;
+        let running = self.find(&start.tag)?.ok_or_else(|| {
             ArrayError::Failed(format!(
                 "mirror {} ended as soon as it had begun",
                 start.tag
             ))
-        })
+        })?;
+        bounded(running, start.speed)
     }
 
     fn find(&self, tag: &str) -> Result<Option<Box<dyn Array>>, ArrayError> {
@@ -119,12 +102,17 @@ impl Backend for Embedded {
 
 impl Embedded {
     /// Starts a process that goes on, and waits until it is ready.
-    fn launch(&self, mut command: Command) -> Result<(), ArrayError> {
+    ///
+    /// What it has to say goes to `log`: a pipe would break when we end, and it goes on.
+    fn launch(&self, mut command: Command, log: &Path) -> Result<(), ArrayError> {
         use std::os::unix::process::CommandExt as _;
+        let errors = File::create(log).map_err(|error| {
+            ArrayError::Failed(format!("{} can't be written: {error}", log.display()))
+        })?;
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
+            .stderr(errors)
             // Whoever interrupts us does not mean the mirror.
             .process_group(0)
             .spawn()
@@ -134,7 +122,7 @@ impl Embedded {
                     self.program.display()
                 ))
             })?;
-        let (out, err) = (child.stdout.take(), child.stderr.take());
+        let out = child.stdout.take();
         let (sender, receiver) = mpsc::channel();
         let spawned = thread::Builder::new().name("mirror".into()).spawn(move || {
             let mut line = String::new();
@@ -143,13 +131,17 @@ impl Embedded {
         });
         spawned.map_err(ArrayError::failed)?;
         match receiver.recv_timeout(self.patience) {
-            Ok(line) if line.starts_with("ready ") => Ok(()),
+            Ok(line) if line.starts_with("ready ") => {
+                // Whoever goes on for long collects what ends before it.
+                let reaper = thread::Builder::new().name("reaper".into());
+                let waiting = reaper.spawn(move || drop(child.wait()));
+                waiting.map(drop).map_err(ArrayError::failed)
+            }
             Ok(_) => {
                 let mut why = String::new();
-                let _ = err.map(|err| {
-                    std::io::Read::read_to_string(&mut std::io::Read::take(err, 1 << 16), &mut why)
-                });
                 let code = child.wait().ok().and_then(|status| status.code());
+                // Without it, the code is all there is to tell.
+                let _ = File::open(log).and_then(|log| log.take(1 << 16).read_to_string(&mut why));
                 let why = why.trim().trim_start_matches("netraid: ").to_owned();
                 match code {
                     Some(3) => Err(ArrayError::refused(why)),
@@ -168,69 +160,99 @@ impl Embedded {
     }
 }
 
+/// A mirror that runs already may not be another one than is meant.
+fn check_disk(running: &dyn Array, start: &Start) -> Result<(), ArrayError> {
+    let status = running.status()?.status;
+    let own = status.legs.iter().find(|leg| leg.local);
+    let place = own.map_or("", |leg| leg.location.as_str());
+    let same = |path: &Path| std::fs::canonicalize(path).ok();
+    match same(Path::new(place)) {
+        Some(path) if same(&start.disk) == Some(path.clone()) => Ok(()),
+        _ => Err(ArrayError::refused(format!(
+            "mirror {} runs already, on disk {place}",
+            start.tag
+        ))),
+    }
+}
+
+fn bounded(running: Box<dyn Array>, speed: Speed) -> Result<Box<dyn Array>, ArrayError> {
+    if speed != Speed::default() {
+        running.set_speed(speed)?;
+    }
+    Ok(running)
+}
+
 struct EmbeddedArray {
     backend: Embedded,
     tag: String,
 }
 
+impl EmbeddedArray {
+    /// Gives an order; what it refuses is told with its reason.
+    fn order(&self, order: &Order, patience: Duration) -> Result<Told, ArrayError> {
+        match control::order(&self.backend.run_dir, &self.tag, order, patience) {
+            Ok(Told::Refused { why, hint }) => Err(ArrayError::Refused { why, hint }),
+            Ok(Told::Failed { why }) => Err(ArrayError::Failed(why)),
+            Ok(told) => Ok(told),
+            Err(error) => Err(ArrayError::failed(error)),
+        }
+    }
+
+    fn add_or_fill(&self, order: &Order) -> Result<Added, ArrayError> {
+        match self.order(order, TAKE)? {
+            Told::Added(added) => Ok(added),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    fn unexpected(&self, told: &Told) -> ArrayError {
+        ArrayError::Failed(format!(
+            "mirror {} answered something else than was asked: {told:?}",
+            self.tag
+        ))
+    }
+}
+
 impl Array for EmbeddedArray {
     fn status(&self) -> Result<ArrayStatus, ArrayError> {
-        Ok(ArrayStatus {
-            status: self.backend.status(&self.tag)?,
-            device: None,
-            bitmap: true,
-            async_limit: 0,
-            speed_limit: None,
-            speed_limit_min: None,
-            notes: Vec::new(),
-        })
+        match self.order(&Order::Array, ANSWER)? {
+            Told::Array(status) => Ok(*status),
+            other => Err(self.unexpected(&other)),
+        }
     }
 
     fn add(&self, leg: &NewLeg) -> Result<Added, ArrayError> {
-        if leg.discard {
-            return Err(cant("discard what a leg wrote"));
-        }
-        let request = Request::Extend {
+        self.add_or_fill(&Order::Add {
             node: leg.node.clone(),
             uri: leg.location.clone(),
+            full: leg.full,
+            discard: leg.discard,
             force: leg.force,
-        };
-        self.backend.ask(&self.tag, &request)?;
-        let status = self.backend.status(&self.tag)?;
-        Ok(Added {
-            full: true,
-            rule: "new leg".into(),
-            merged_bytes: 0,
-            dirty_bytes: status.dirty_bytes,
         })
     }
 
-    fn remove(&self, _: &str) -> Result<(), ArrayError> {
-        Err(cant("go on without a leg on order"))
+    fn remove(&self, node: &str) -> Result<(), ArrayError> {
+        let node = node.to_owned();
+        self.order(&Order::Remove { node }, TAKE).map(drop)
     }
 
-    fn full_resync(&self, _: &str) -> Result<Added, ArrayError> {
-        Err(cant("copy everything to a leg that it has"))
+    fn full_resync(&self, node: &str) -> Result<Added, ArrayError> {
+        let node = node.to_owned();
+        self.add_or_fill(&Order::FullResync { node })
     }
 
-    fn set_speed(&self, _: Speed) -> Result<(), ArrayError> {
-        Err(cant("bound its speed"))
+    fn set_speed(&self, speed: Speed) -> Result<(), ArrayError> {
+        let Speed { most, least } = speed;
+        self.order(&Order::Speed { most, least }, ANSWER).map(drop)
     }
 
     fn watch(&self) -> Result<Box<dyn Watch>, ArrayError> {
-        Ok(Box::new(EmbeddedWatch {
-            backend: self.backend.clone(),
-            tag: self.tag.clone(),
-            before: self.backend.status(&self.tag)?,
-        }))
+        Ok(Box::new(EmbeddedWatch::new(&self.backend, &self.tag)?))
     }
 
     fn stop(&self) -> Result<(), ArrayError> {
         let path = control::socket_path(&self.backend.run_dir, &self.tag);
-        let stream = UnixStream::connect(&path).map_err(ArrayError::failed)?;
-        let peer = getsockopt(&stream, PeerCredentials).map_err(ArrayError::failed)?;
-        kill(Pid::from_raw(peer.pid()), Signal::SIGTERM).map_err(ArrayError::failed)?;
-        drop(stream);
+        self.order(&Order::Stop, ANSWER)?;
         let deadline = Instant::now() + self.backend.patience;
         // The socket is removed last.
         while path.exists() {
@@ -247,71 +269,12 @@ impl Array for EmbeddedArray {
     }
 }
 
-/// The process tells nobody what happens; it is asked.
-struct EmbeddedWatch {
-    backend: Embedded,
-    tag: String,
-    before: Status,
-}
-
-impl Watch for EmbeddedWatch {
-    fn next(&mut self, patience: Duration) -> Result<Vec<Event>, ArrayError> {
-        let deadline = Instant::now() + patience;
-        loop {
-            let now = self.backend.status(&self.tag)?;
-            let events = changes(&self.before, &now);
-            self.before = now;
-            let left = deadline.saturating_duration_since(Instant::now());
-            if !events.is_empty() || left.is_zero() {
-                return Ok(events);
-            }
-            thread::sleep(left.min(LOOK));
-        }
-    }
-}
-
-fn changes(before: &Status, now: &Status) -> Vec<Event> {
-    let mut events = Vec::new();
-    let missing = |status: &Status| {
-        let whole = status.legs.iter().filter(|leg| leg.disk == "UpToDate");
-        (status.legs.len() - whole.count()) as u32
-    };
-    if missing(before) != missing(now) {
-        events.push(Event::Degraded { legs: missing(now) });
-    }
-    let action = |status: &Status| match &status.resync {
-        Some(resync) if resync.paused => "frozen",
-        Some(_) => "recover",
-        None => "idle",
-    };
-    if action(before) != action(now) {
-        events.push(Event::Sync {
-            action: action(now).to_owned(),
-        });
-    }
-    for leg in &now.legs {
-        let known = before.legs.iter().find(|known| known.slot == leg.slot);
-        if known.is_none_or(|known| known.status != leg.status) {
-            events.push(Event::Leg {
-                device: leg.location.clone(),
-                flags: vec![leg.status.clone()],
-            });
-        }
-    }
-    if before.array_state != now.array_state {
-        events.push(Event::State {
-            state: now.array_state.clone(),
-        });
-    }
-    events
-}
-
-fn cant(what: &str) -> ArrayError {
-    ArrayError::refused(format!("the embedded engine can't {what} yet"))
-}
-
-/// How often a process is asked.
-const LOOK: Duration = Duration::from_millis(100);
+/// How often the end of a process is looked for.
+const LOOK: Duration = Duration::from_millis(20);
+/// Longest wait for an answer that takes no time.
+const ANSWER: Duration = Duration::from_secs(10);
+/// Longest wait for a leg to be added or removed: longer than what the process itself allows for it.
+const TAKE: Duration = Duration::from_secs(90);
 
 #[cfg(test)]
 mod tests {

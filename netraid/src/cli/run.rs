@@ -64,6 +64,10 @@ pub(super) struct Arguments {
     /// Take a leg that was being resynced as it is: its blocks may be of different times
     #[arg(long)]
     force: bool,
+
+    /// Connect no target but on order, and take none back that was lost (netraidd starts mirrors so)
+    #[arg(long, conflicts_with = "targets")]
+    supervised: bool,
 }
 
 pub(super) fn perform(arguments: &Arguments) -> Result<(), Exit> {
@@ -88,6 +92,7 @@ pub(super) fn perform(arguments: &Arguments) -> Result<(), Exit> {
             ..Settings::default()
         },
         force: arguments.force,
+        supervised: arguments.supervised,
     };
     // Before any thread is started, so that all of them inherit it and only `wait` below takes signals.
     let mut signals = SigSet::empty();

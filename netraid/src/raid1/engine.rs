@@ -29,8 +29,10 @@ use crate::mirror::generation::Generations;
 use crate::raid1::intent::Intent;
 use crate::raid1::leg::{LegImage, LegRecord, LegState, Slot, SlotSet, SuperState};
 
-pub use attach::Refusal;
-pub use interface::{Effect, Event, IdSource, OperationId, RequestId, Settings, Shape, Update};
+pub use attach::{Refusal, permitted};
+pub use interface::{
+    Effect, Event, IdSource, Joined, OperationId, RequestId, Settings, Shape, Terms, Update,
+};
 pub use resync::Progress;
 
 #[derive(Debug)]
@@ -48,6 +50,12 @@ struct Leg {
     in_sync_from: u64,
     /// Why it was expelled or refused last, or why it needed a full resync.
     reason: Option<String>,
+    /// How it was taken last; `None` if it was refused.
+    joined: Option<Joined>,
+    /// Chunks that its resync has to copy, those that are copied already included.
+    to_copy: u64,
+    /// How often it was expelled.
+    expelled: u64,
 }
 
 type JobId = u64;
@@ -88,6 +96,8 @@ pub struct Engine {
     last_tick: u64,
     ids: IdSource,
     generations: Generations,
+    /// The metadata version that has the current generation, if it was minted here.
+    minted: u64,
     /// The slots whose legs were written under the current generation.
     members: SlotSet,
     events: u64,
@@ -125,7 +135,12 @@ impl Engine {
         match event {
             Event::Submit { request, command } => self.submit(request, command, effects),
             Event::Done { operation, outcome } => self.operation_done(operation, outcome, effects),
-            Event::Attach { slot, image } => self.attach(slot, image, effects),
+            Event::Attach { slot, image } => {
+                self.attach(slot, image, Terms::default(), effects);
+            }
+            Event::Join { slot, image, terms } => self.attach(slot, image, terms, effects),
+            Event::Remove { slot, reason } => self.leg_failed(slot, reason, effects),
+            Event::Speed { most, least } => self.set_speed(most, least),
             Event::Lost { slot, reason } => self.lost(slot, reason, effects),
             Event::Tick => self.tick(effects),
             Event::PauseResync(paused) => self.resync.paused = paused,
@@ -386,12 +401,14 @@ fn refuse(event: Event, effects: &mut Vec<Effect>) {
             request,
             outcome: Err(Failure::new(Errno::ESHUTDOWN, why)),
         }),
-        Event::Attach { slot, .. } => effects.push(Effect::Expel {
+        Event::Attach { slot, .. } | Event::Join { slot, .. } => effects.push(Effect::Expel {
             slot,
             reason: why.into(),
         }),
         Event::Done { .. }
         | Event::Lost { .. }
+        | Event::Remove { .. }
+        | Event::Speed { .. }
         | Event::Tick
         | Event::PauseResync(_)
         | Event::Stop => {}

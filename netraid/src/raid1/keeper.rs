@@ -1,6 +1,8 @@
 //! Keeps a mirror's remote legs connected: one thread a leg connects, reads its metadata, attaches it, and starts over
 //! when it is lost.
 
+pub mod order;
+
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
 use std::thread;
@@ -137,6 +139,25 @@ impl Keepers {
         {
             return refused(format!("{target} holds {found}; --force overwrites it"));
         }
+        let metadata = self
+            .blank_leg(slot, target, &link)
+            .map_err(|error| ExtendError::Refused(error.to_string()))?;
+        self.mirror.attach(slot, link, metadata, None);
+        self.keep(slot, target.clone())
+            .map_err(|error| failed(format!("no thread can be started: {error}")))
+    }
+
+    /// Metadata for a disk that is to be filled.
+    fn blank_leg(
+        &self,
+        slot: Slot,
+        target: &Target,
+        link: &Link,
+    ) -> Result<Metadata, order::OrderError> {
+        let refused = |error: String| order::OrderError::Refused {
+            why: format!("{target} can't be a leg: {error}"),
+            hint: None,
+        };
         let leg = NewLeg {
             device: link.size(),
             uuid: MdUuid(*uuid::Uuid::new_v4().as_bytes()),
@@ -146,12 +167,8 @@ impl Keepers {
         let (superblock, bitmap) = &self.template;
         let (number, place) = (slot.number() as u32, slot.number() as u16);
         let formatted = FormattedLeg::join(superblock, bitmap, number, place, &leg)
-            .map_err(|error| ExtendError::Refused(format!("{target} can't be a leg: {error}")))?;
-        let metadata = Metadata::new(formatted, &self.names, slot)
-            .map_err(|error| failed(error.to_string()))?;
-        self.mirror.attach(slot, link, metadata, None);
-        self.keep(slot, target.clone())
-            .map_err(|error| failed(format!("no thread can be started: {error}")))
+            .map_err(|error| refused(error.to_string()))?;
+        Metadata::new(formatted, &self.names, slot).map_err(|error| refused(error.to_string()))
     }
 
     /// A leg was cut off; its keeper may connect again.
@@ -232,6 +249,10 @@ impl Keepers {
     }
 
     fn open(&self, target: &Target) -> Result<Link, String> {
+        self.open_within(target, self.leg_timeout.min(LONGEST_HANDSHAKE))
+    }
+
+    fn open_within(&self, target: &Target, patience: Duration) -> Result<Link, String> {
         // The event counter grows with every start of the mirror, on whatever node: a later source's sessions are newer
         // than an earlier one's, whose writes its servers then refuse. Asked before the lock below is taken: whoever
         // looks at the engine may ask for our state meanwhile.
@@ -244,7 +265,7 @@ impl Keepers {
         let generation = (events << CONNECTION_BITS) | connection;
         let mirror: Weak<Mirror> = Arc::downgrade(&self.mirror);
         let options = Options {
-            connect_timeout: self.leg_timeout.min(LONGEST_HANDSHAKE),
+            connect_timeout: patience,
             // The engine expels a late leg with a reason; this only catches what it does not see.
             request_timeout: Some(self.leg_timeout * 2),
             max_requests: MOST_REQUESTS,

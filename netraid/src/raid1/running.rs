@@ -14,7 +14,7 @@ use nbd_protocol::command::{Answer, Command, Completion, Errno, Extent, Failure,
 use nbd_server::device::{BlockDevice, Geometry};
 
 use crate::raid1::engine::{
-    Effect, Engine, Event, OperationId, Progress, RequestId, Shape, Update,
+    Effect, Engine, Event, Joined, OperationId, Progress, RequestId, Shape, Terms, Update,
 };
 use crate::raid1::leg::{LegImage, Slot};
 use crate::raid1::link::Link;
@@ -44,6 +44,8 @@ struct Core {
     resyncs: u64,
     last_resync: Option<crate::status::ResyncEnd>,
     stopped: bool,
+    /// Counts the changes that somebody may wait for.
+    changes: u64,
 }
 
 /// Told that the leg in a slot was cut off, and why.
@@ -57,6 +59,7 @@ pub struct Mirror {
     began: Instant,
     core: Mutex<Core>,
     stopped: Condvar,
+    changed: Condvar,
     legs: Vec<Mutex<Option<Arc<Attached>>>>,
     /// Told that the leg in a slot was cut off, and why.
     on_expel: OnExpel,
@@ -75,6 +78,7 @@ impl Mirror {
             resyncs: 0,
             last_resync: None,
             stopped: false,
+            changes: 0,
         };
         let mirror = Arc::new(Mirror {
             array: metadata.array(),
@@ -83,6 +87,7 @@ impl Mirror {
             began: Instant::now(),
             core: Mutex::new(core),
             stopped: Condvar::new(),
+            changed: Condvar::new(),
             legs,
             on_expel,
         });
@@ -108,6 +113,50 @@ impl Mirror {
     ) {
         self.put(slot, link, metadata);
         self.drive([Event::Attach { slot, image }]);
+    }
+
+    /// The same on order; tells how it was taken, or why it is not.
+    ///
+    /// The slot has to be empty: whoever calls this sees to that.
+    pub fn join(
+        self: &Arc<Self>,
+        slot: Slot,
+        link: Link,
+        metadata: Metadata,
+        image: Option<LegImage>,
+        terms: Terms,
+    ) -> Result<Joined, String> {
+        self.put(slot, link, metadata);
+        self.drive([Event::Join { slot, image, terms }]);
+        let core = self.lock();
+        core.engine.joined(slot).ok_or_else(|| {
+            let why = core.engine.halted().or_else(|| core.engine.reason(slot));
+            why.unwrap_or("the mirror is stopped").to_owned()
+        })
+    }
+
+    /// Goes on without a leg; nothing happens if it is the last in sync.
+    pub fn remove(self: &Arc<Self>, slot: Slot, reason: String) {
+        self.drive([Event::Remove { slot, reason }]);
+    }
+
+    /// Bounds the speed of resyncs, in bytes a second; `None` leaves a bound.
+    pub fn set_speed(self: &Arc<Self>, most: Option<u64>, least: Option<u64>) {
+        self.drive([Event::Speed { most, least }, Event::Tick]);
+    }
+
+    /// Counts the changes of the legs' parts and of generations.
+    pub fn changes(&self) -> u64 {
+        self.lock().changes
+    }
+
+    /// Waits until there was a change after number `seen`, at most `patience`.
+    pub fn wait_for_change(&self, seen: u64, patience: Duration) {
+        let core = self.lock();
+        // Whoever waits looks again in any case.
+        let _ = self
+            .changed
+            .wait_timeout_while(core, patience, |core| core.changes == seen);
     }
 
     /// Says that a leg's connection is gone.
@@ -228,6 +277,7 @@ impl Mirror {
     fn apply(self: &Arc<Self>, news: &mut VecDeque<News>, effects: &mut Vec<Effect>) {
         let now = self.now();
         let mut core = self.lock();
+        let before = core.engine.stamp();
         for item in news.drain(..) {
             let event = match item {
                 News::Event(event) => event,
@@ -241,6 +291,10 @@ impl Mirror {
             core.engine.handle(event, now, effects);
         }
         core.notice_end_of_resync();
+        if core.engine.stamp() != before {
+            core.changes += 1;
+            self.changed.notify_all();
+        }
     }
 
     /// Performs `effects`. What goes to the local disk comes last: it may be done on this very thread, and what takes

@@ -18,6 +18,7 @@ use crate::array::{Added, ArrayError, NewLeg, bytes_in};
 use crate::md::MdUuid;
 use crate::md::superblock::Timestamp;
 use crate::mirror::generation::{Extent, Generation, Generations, Verdict};
+use crate::raid1::engine::permitted;
 use crate::raid1::holds::holds;
 use crate::raid1::link::Link;
 use prepared::Prepared;
@@ -360,15 +361,10 @@ fn decide(
     };
     let decision = local.witness().decide(&found.witness());
     let (node, rule) = (&request.node, decision.rule);
+    if let Some(extent) = permitted(decision, request.discard) {
+        return Ok((extent, rule));
+    }
     match decision.verdict {
-        Verdict::Same => Ok((Extent::Partial, rule)),
-        Verdict::ToPeer(extent) => Ok((extent, rule)),
-        Verdict::NoData => Ok((Extent::Full, rule)),
-        // Both sides' bits since they parted are there, and are all that may differ.
-        Verdict::SplitBrain if request.discard && rule == "both written alone" => {
-            Ok((Extent::Partial, rule))
-        }
-        _ if request.discard => Ok((Extent::Full, rule)),
         Verdict::FromPeer(_) => Err(ArrayError::refused_with(
             format!("{node} has newer data than this node ({rule}); nothing was written"),
             "stop the mirror here and start it there; --discard gives up what is there",
@@ -379,7 +375,7 @@ fn decide(
             ),
             "choose whose data is discarded: --discard gives up what was written there",
         )),
-        Verdict::Unrelated => Err(ArrayError::refused_with(
+        _ => Err(ArrayError::refused_with(
             format!(
                 "the leg of {node} has other data than this mirror ({rule}); nothing was written"
             ),

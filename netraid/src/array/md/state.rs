@@ -5,7 +5,7 @@ use std::path::Path;
 use super::MdArray;
 use super::sysfs::{Member, View};
 use crate::array::leg::Leg;
-use crate::array::{ArrayError, ArrayStatus, bytes_in};
+use crate::array::{ArrayError, ArrayStatus, NodeState, bytes_in};
 use crate::md::SECTOR;
 use crate::mirror::generation::Generation;
 use crate::status::{LegStatus, ResyncStatus, SCHEMA, Status, word};
@@ -95,7 +95,12 @@ fn document(tag: &str, dev: &Path, view: &View, leg: &Leg, local: Option<usize>)
         resync,
         last_resync: None,
     };
+    let percent = status.resync.as_ref().map(|resync| resync.percent as u8);
+    let nodes = status.legs.iter().map(|leg| NodeState::of(leg, percent));
     ArrayStatus {
+        nodes: nodes.collect(),
+        generations: Some((&generations).into()),
+        connections: 0,
         device: Some(dev.join(&view.name).display().to_string()),
         bitmap: view.bitmap,
         async_limit: view.backlog,

@@ -2,7 +2,7 @@
 
 use super::*;
 
-use crate::mirror::generation::{Extent as Amount, Generation, Verdict, decide};
+use crate::mirror::generation::{Decision, Extent as Amount, Generation, Verdict, decide};
 use crate::raid1::chunks::ChunkSet;
 
 /// Why a leg may not take part as asked. Nothing was written.
@@ -32,6 +32,23 @@ pub enum Refusal {
     /// There is no such slot, or it is taken.
     #[error("leg {0} can't be attached: {1}")]
     Slot(Slot, &'static str),
+}
+
+/// How much may be copied to a leg, by what the generations say and whether an order discards what the leg has;
+/// `None` if nothing may be. Both backends ask here.
+pub fn permitted(decision: Decision, discard: bool) -> Option<Amount> {
+    match decision.verdict {
+        Verdict::Same => Some(Amount::Partial),
+        Verdict::ToPeer(amount) => Some(amount),
+        Verdict::NoData => Some(Amount::Full),
+        // Both sides' bits since they parted are there, and are all that may differ.
+        Verdict::SplitBrain if discard && decision.rule == "both written alone" => {
+            Some(Amount::Partial)
+        }
+        Verdict::FromPeer(_) | Verdict::SplitBrain | Verdict::Unrelated => {
+            discard.then_some(Amount::Full)
+        }
+    }
 }
 
 impl Engine {
@@ -91,6 +108,9 @@ impl Engine {
                 last_flush: None,
                 in_sync_from: 0,
                 reason: None,
+                joined: None,
+                to_copy: 0,
+                expelled: 0,
             })
             .collect();
         let mut engine = Engine {
@@ -102,6 +122,7 @@ impl Engine {
             last_tick: 0,
             ids,
             generations,
+            minted: 0,
             // All, also those that this leg knows to be away: it may itself have been left behind since, by a leg that
             // was in sync with it. What is written now without that one gets a generation that it never heard of.
             members: Slot::first(shape.slots).collect(),
@@ -141,6 +162,16 @@ impl Engine {
         slot: Slot,
         image: &LegImage,
     ) -> Result<(&'static str, Amount), Refusal> {
+        let (decision, amount) = self.consider_on(slot, image, false)?;
+        Ok((decision.rule, amount))
+    }
+
+    fn consider_on(
+        &self,
+        slot: Slot,
+        image: &LegImage,
+        discard: bool,
+    ) -> Result<(Decision, Amount), Refusal> {
         match self.state(slot) {
             LegState::Absent if slot.number() < self.legs.len() => {}
             _ => return Err(Refusal::Slot(slot, "the slot is taken or does not exist")),
@@ -152,12 +183,11 @@ impl Engine {
             theirs,
             slot.number(),
         );
-        match decision.verdict {
-            Verdict::Same => Ok((decision.rule, Amount::Partial)),
-            Verdict::ToPeer(amount) => Ok((decision.rule, amount)),
-            Verdict::FromPeer(_) => Err(Refusal::Newer(slot, decision.rule)),
-            Verdict::SplitBrain => Err(Refusal::SplitBrain(slot, decision.rule)),
-            Verdict::Unrelated | Verdict::NoData => Err(Refusal::Unrelated(slot, decision.rule)),
+        match (permitted(decision, discard), decision.verdict) {
+            (Some(amount), _) => Ok((decision, amount)),
+            (None, Verdict::FromPeer(_)) => Err(Refusal::Newer(slot, decision.rule)),
+            (None, Verdict::SplitBrain) => Err(Refusal::SplitBrain(slot, decision.rule)),
+            (None, _) => Err(Refusal::Unrelated(slot, decision.rule)),
         }
     }
 
@@ -165,12 +195,23 @@ impl Engine {
         &mut self,
         slot: Slot,
         image: Option<LegImage>,
+        terms: Terms,
         effects: &mut Vec<Effect>,
     ) {
+        if let Some(leg) = self.leg_mut(slot) {
+            leg.joined = None;
+        }
         let considered = match &image {
-            Some(image) => self.consider(slot, image),
+            Some(image) => {
+                let considered = self.consider_on(slot, image, terms.discard);
+                considered.map(|(decision, amount)| {
+                    // Its own generation is given up, unless it would be taken without being told to.
+                    let given_up = permitted(decision, false).is_none();
+                    (decision.rule, amount, given_up)
+                })
+            }
             None if self.state(slot) == LegState::Absent && slot.number() < self.legs.len() => {
-                Ok(("new leg", Amount::Full))
+                Ok(("new leg", Amount::Full, false))
             }
             None => Err(Refusal::Slot(slot, "the slot is taken or does not exist")),
         };
@@ -180,7 +221,7 @@ impl Engine {
             }
             other => other,
         };
-        let (rule, amount) = match considered {
+        let (rule, amount, given_up) = match considered {
             Ok(considered) => considered,
             Err(refusal) => {
                 let reason = refusal.to_string();
@@ -194,6 +235,10 @@ impl Engine {
                 return;
             }
         };
+        let amount = if terms.full { Amount::Full } else { amount };
+        let merged = image
+            .as_ref()
+            .map_or(0, |image| self.shape.bytes_under(&image.dirty));
         // Its own bits come first: what it wrote, or may have written, while we were not there must be overwritten.
         if let Some(image) = &image {
             self.intent.merge(&image.dirty);
@@ -206,9 +251,9 @@ impl Engine {
             self.clean = false;
         }
         let mut record = image.map_or_else(LegRecord::default, |image| image.record);
-        if amount == Amount::Full {
-            // From now on it is a leg that has been away since its slot was empty: its bitmap, all set, is durable on
-            // it before this is, so an interrupted full resync goes on instead of beginning again.
+        if amount == Amount::Full || given_up {
+            // From now on it is a leg that has been away since its slot was empty: its bitmap, with all that it may
+            // differ in, is durable on it before this is, so an interrupted resync goes on instead of beginning again.
             let since = self.generations.away[slot.number()];
             let current = if since == Generation::NONE {
                 self.generations.current
@@ -225,6 +270,7 @@ impl Engine {
         }
         let same = record.consistent && record.generations.current == self.generations.current;
         record.consistent = same && self.intent.dirty().is_empty();
+        let dirty_bytes = self.shape.bytes_under(self.intent.dirty());
         let Some(leg) = self.leg_mut(slot) else {
             return;
         };
@@ -232,6 +278,13 @@ impl Engine {
         if amount == Amount::Full {
             leg.reason = Some(format!("full resync: {rule}"));
         }
+        leg.joined = Some(Joined {
+            rule,
+            full: amount == Amount::Full,
+            merged_bytes: merged,
+            dirty_bytes,
+        });
+        leg.to_copy = 0;
         leg.record = record;
         leg.state = LegState::Attaching;
         leg.needs_whole_bitmap = true;
@@ -256,6 +309,7 @@ impl Engine {
             leg.record.consistent = false;
             leg.needs_whole_bitmap = true;
         } else {
+            leg.to_copy = missing.count();
             leg.missing = missing;
             leg.state = LegState::Resync;
         }

@@ -221,6 +221,7 @@ impl Engine {
             leg.last_flush = None;
             leg.state = LegState::Resync;
             leg.missing.unite(chunks);
+            leg.to_copy = leg.to_copy.max(leg.missing.count());
         }
         for (chunk, partial) in &mut self.resync.chunks {
             if chunks.contains(*chunk) {

@@ -22,6 +22,17 @@ impl Shape {
         self.size.div_ceil(self.chunk)
     }
 
+    /// Bytes of the mirror under the bits of `chunks`; the last chunk may be shorter.
+    pub fn bytes_under(&self, chunks: &crate::raid1::chunks::ChunkSet) -> u64 {
+        let last = chunks.contains(self.chunks().saturating_sub(1));
+        let surplus = if last {
+            self.chunks() * self.chunk - self.size
+        } else {
+            0
+        };
+        (chunks.count() * self.chunk).saturating_sub(surplus)
+    }
+
     pub(super) fn chunks_of(&self, offset: u64, length: u64) -> std::ops::Range<u64> {
         offset / self.chunk..(offset + length).div_ceil(self.chunk)
     }
@@ -42,6 +53,8 @@ pub struct Settings {
     pub resync_window: usize,
     /// Most bytes a second that a resync reads; 0 means no bound.
     pub resync_rate: u64,
+    /// Bytes a second below which a resync does not step aside for the application; 0: it always does.
+    pub resync_least: u64,
 }
 
 impl Default for Settings {
@@ -53,6 +66,7 @@ impl Default for Settings {
             resync_piece: 1 << 20,
             resync_window: 8,
             resync_rate: 0,
+            resync_least: 0,
         }
     }
 }
@@ -88,6 +102,29 @@ pub enum Event {
         /// What its metadata says; `None` for a blank leg that is to be filled (an extension).
         image: Option<LegImage>,
     },
+    /// The same on order: with more, or less, than the generations ask for.
+    Join {
+        /// Where it belongs.
+        slot: Slot,
+        /// As in [`Event::Attach`].
+        image: Option<LegImage>,
+        /// What was ordered.
+        terms: Terms,
+    },
+    /// Go on without a leg, as if it had failed.
+    Remove {
+        /// Which leg; never the last one in sync.
+        slot: Slot,
+        /// Why, in words.
+        reason: String,
+    },
+    /// Other bounds of the resync's speed, in bytes a second; `None` leaves one as it is.
+    Speed {
+        /// [`Settings::resync_rate`].
+        most: Option<u64>,
+        /// [`Settings::resync_least`].
+        least: Option<u64>,
+    },
     /// A leg's connection is gone.
     Lost {
         /// Which leg.
@@ -101,6 +138,28 @@ pub enum Event {
     PauseResync(bool),
     /// Finish what was accepted, make every leg clean, then [`Effect::Stopped`].
     Stop,
+}
+
+/// What an order to add a leg says beyond what generations do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// Copy everything, whatever the bitmaps say.
+    pub full: bool,
+    /// Give up what the leg wrote while it was alone, or has newer.
+    pub discard: bool,
+}
+
+/// How a leg was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Joined {
+    /// The rule that decided.
+    pub rule: &'static str,
+    /// Everything is copied, not only what is marked.
+    pub full: bool,
+    /// Bytes that the leg's own bitmap had marked.
+    pub merged_bytes: u64,
+    /// Bytes that are marked now, those included.
+    pub dirty_bytes: u64,
 }
 
 /// What is written to one leg's metadata, in this order and each durable before the next.

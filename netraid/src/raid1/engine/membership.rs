@@ -47,6 +47,51 @@ impl Engine {
         (chunks * self.shape.chunk).min(self.shape.size)
     }
 
+    /// How much of the resync of the leg in `slot` is done: 0 to 100; `None` if it is not being resynced.
+    pub fn percent(&self, slot: Slot) -> Option<u8> {
+        let leg = self.legs.get(slot.number())?;
+        match leg.state {
+            LegState::Attaching => Some(0),
+            LegState::InSync if self.can_take_over(slot) => None,
+            LegState::InSync | LegState::Finishing => Some(100),
+            LegState::Resync => {
+                let done = leg.to_copy.saturating_sub(leg.missing.count());
+                let percent = (done * 100).checked_div(leg.to_copy).unwrap_or(100);
+                Some(percent.min(100) as u8)
+            }
+            LegState::Absent => None,
+        }
+    }
+
+    /// How the leg in `slot` was taken last; `None` if it was refused.
+    pub fn joined(&self, slot: Slot) -> Option<Joined> {
+        self.legs.get(slot.number()).and_then(|leg| leg.joined)
+    }
+
+    /// How often the leg in `slot` has been expelled.
+    pub fn expulsions(&self, slot: Slot) -> u64 {
+        self.legs.get(slot.number()).map_or(0, |leg| leg.expelled)
+    }
+
+    /// Bounds of the resync's speed in bytes a second, the upper one first; 0 for none.
+    pub fn speed(&self) -> (u64, u64) {
+        (self.settings.resync_rate, self.settings.resync_least)
+    }
+
+    /// Whether the current generation is on the disks of all attached legs.
+    pub fn generation_is_durable(&self) -> bool {
+        self.minted <= self.commit.durable
+    }
+
+    /// Changes whenever a leg's part, a generation, or what is durable of them does.
+    pub fn stamp(&self) -> (u64, u64, bool) {
+        (
+            self.commit.version,
+            self.commit.durable,
+            self.halted.is_some(),
+        )
+    }
+
     /// The generations of the data of the legs in sync.
     pub fn generations(&self) -> &Generations {
         &self.generations
@@ -148,6 +193,7 @@ impl Engine {
         leg.needs_whole_bitmap = false;
         leg.last_flush = None;
         leg.missing.clear();
+        leg.expelled += 1;
         self.forget_copies_to(slot);
         effects.push(Effect::Expel { slot, reason });
         self.superblock_changed();
@@ -194,6 +240,7 @@ impl Engine {
         self.generations.mint(new, absent.into_iter());
         self.members = in_sync;
         self.superblock_changed();
+        self.minted = self.commit.version;
         self.commit.answer_from = self.commit.version;
     }
 

@@ -34,9 +34,10 @@ pub(super) struct Resync {
     began: u64,
     pub(super) copied: u64,
     pub(super) sent: u64,
-    /// Bytes that the rate allows now, and when that was worked out.
-    allowance: u64,
-    allowance_at: u64,
+    /// What the upper bound of the speed allows.
+    most: Allowance,
+    /// What the lower one asks for.
+    least: Allowance,
     application_seen: u64,
 }
 
@@ -46,6 +47,34 @@ pub(super) struct Partial {
     /// First byte that no piece has taken yet.
     next: u64,
     pub(super) targets: SlotSet,
+}
+
+/// Bytes that may be copied at a certain rate: gained with time, spent by pieces. A piece may cost more than there is;
+/// then the next one waits for longer.
+#[derive(Debug, Default)]
+struct Allowance {
+    bytes: i64,
+    at: u64,
+}
+
+impl Allowance {
+    /// What there is at time `now`, at `rate` bytes a second. No more than a second's worth is saved up.
+    fn at(&mut self, now: u64, rate: u64) -> i64 {
+        let most = i64::try_from(rate).unwrap_or(i64::MAX);
+        let elapsed = now.saturating_sub(self.at);
+        let gained = i64::try_from(rate.saturating_mul(elapsed) / 1000).unwrap_or(i64::MAX);
+        // What is less than a byte is kept by not counting its time.
+        if gained > 0 {
+            self.at = now;
+            self.bytes = self.bytes.saturating_add(gained).min(most);
+        }
+        self.bytes
+    }
+
+    fn spend(&mut self, bytes: u64) {
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        self.bytes = self.bytes.saturating_sub(bytes);
+    }
 }
 
 impl Resync {
@@ -109,37 +138,49 @@ impl Engine {
             self.resync.application_seen = self.now;
         }
         let quiet = !busy && self.now.saturating_sub(self.resync.application_seen) >= BUSY_FOR;
-        let window = if quiet {
-            self.settings.resync_window
-        } else {
-            self.settings.resync_window.min(BUSY_WINDOW)
-        };
-        while self.resync.under_way < window && self.rate_allows() {
+        while self.resync.under_way < self.window(quiet) && self.rate_allows() {
             let Some((offset, length, targets)) = self.next_piece() else {
                 break;
             };
             self.resync.under_way += 1;
-            self.resync.allowance = self.resync.allowance.saturating_sub(length);
+            self.resync.most.spend(length);
+            self.resync.least.spend(length);
             let job = self.new_job(Job::Copy(copy::CopyJob::new(offset, length, targets)));
             self.admit(job, offset, length);
             self.start_runnable(effects);
         }
     }
 
+    /// Most pieces under way now.
+    fn window(&mut self, quiet: bool) -> usize {
+        let (all, least) = (self.settings.resync_window, self.settings.resync_least);
+        // A resync that is slower than it may be made does not step aside.
+        if quiet || least > 0 && self.resync.least.at(self.now, least) > 0 {
+            all
+        } else {
+            all.min(BUSY_WINDOW)
+        }
+    }
+
     fn rate_allows(&mut self) -> bool {
         let rate = self.settings.resync_rate;
-        if rate == 0 {
-            return true;
+        rate == 0 || self.resync.most.at(self.now, rate) > 0
+    }
+
+    /// Other bounds of the speed, from now on. What was saved up or is owed at another rate is forgotten.
+    pub(super) fn set_speed(&mut self, most: Option<u64>, least: Option<u64>) {
+        let fresh = Allowance {
+            bytes: 0,
+            at: self.now,
+        };
+        if let Some(most) = most {
+            self.settings.resync_rate = most;
+            self.resync.most = Allowance { ..fresh };
         }
-        let elapsed = self.now.saturating_sub(self.resync.allowance_at);
-        let gained = rate.saturating_mul(elapsed) / 1000;
-        if gained > 0 {
-            self.resync.allowance_at = self.now;
+        if let Some(least) = least {
+            self.settings.resync_least = least;
+            self.resync.least = fresh;
         }
-        // At most a second's worth is saved up, and at least one piece can be.
-        let most = rate.max(self.settings.resync_piece);
-        self.resync.allowance = self.resync.allowance.saturating_add(gained).min(most);
-        self.resync.allowance >= self.settings.resync_piece.min(rate)
     }
 
     /// The next range to copy: within one chunk if chunks are large, else a run of neighbouring chunks.
