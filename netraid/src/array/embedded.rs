@@ -6,7 +6,7 @@
 mod watch;
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
@@ -89,15 +89,31 @@ impl Backend for Embedded {
     }
 
     fn find(&self, tag: &str) -> Result<Option<Box<dyn Array>>, ArrayError> {
-        match control::ask(&self.run_dir, tag, &Request::Status) {
-            Ok(_) => Ok(Some(Box::new(EmbeddedArray {
-                backend: self.clone(),
-                tag: tag.to_owned(),
-            }))),
-            Err(ControlError::NotRunning { .. }) => Ok(None),
-            Err(error) => Err(ArrayError::failed(error)),
+        let deadline = Instant::now() + ENDING;
+        loop {
+            match control::ask(&self.run_dir, tag, &Request::Status) {
+                Ok(_) => {
+                    return Ok(Some(Box::new(EmbeddedArray {
+                        backend: self.clone(),
+                        tag: tag.to_owned(),
+                    })));
+                }
+                Err(ControlError::NotRunning { .. }) => return Ok(None),
+                // It is just ending, and soon nobody listens any more.
+                Err(ControlError::NoAnswer { error, .. })
+                    if hung_up(&error) && Instant::now() < deadline =>
+                {
+                    thread::sleep(LOOK);
+                }
+                Err(error) => return Err(ArrayError::failed(error)),
+            }
         }
     }
+}
+
+fn hung_up(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof)
 }
 
 impl Embedded {
@@ -271,6 +287,8 @@ impl Array for EmbeddedArray {
 
 /// How often the end of a process is looked for.
 const LOOK: Duration = Duration::from_millis(20);
+/// Longest time that a process that hangs up is taken for one that is ending.
+const ENDING: Duration = Duration::from_secs(5);
 /// Longest wait for an answer that takes no time.
 const ANSWER: Duration = Duration::from_secs(10);
 /// Longest wait for a leg to be added or removed: longer than what the process itself allows for it.

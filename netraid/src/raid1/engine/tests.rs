@@ -3,6 +3,7 @@
 mod flushes;
 mod legs;
 mod metadata;
+mod orders;
 mod requests;
 
 use super::*;

@@ -1,0 +1,16 @@
+//! The embedded backend as a supervisor drives it: the mirror is a process, its legs are files behind NBD servers.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking"
+)]
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    reason = "nothing here is used from outside"
+)]
+
+mod orders;
+mod rig;
+mod speed;
+mod trouble;
