@@ -160,11 +160,7 @@ fn a_resync_steps_aside_for_the_application_but_not_below_its_lower_bound() {
     };
     assert_eq!(pieces(0), 2);
     assert_eq!(pieces(100 * CHUNK), Settings::default().resync_window);
-    assert_eq!(
-        pieces(3 * CHUNK),
-        3,
-        "no more than are needed for it"
-    );
+    assert_eq!(pieces(3 * CHUNK), 3, "no more than are needed for it");
 }
 
 #[test]
