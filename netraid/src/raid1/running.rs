@@ -4,6 +4,8 @@
 //! decide, lets go of the lock, and performs what the engine asked for. What that causes on the same thread is queued
 //! and taken up by the same loop, so that nothing is called recursively and many events share one lock and one send.
 
+mod orders;
+
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -14,7 +16,7 @@ use nbd_protocol::command::{Answer, Command, Completion, Errno, Extent, Failure,
 use nbd_server::device::{BlockDevice, Geometry};
 
 use crate::raid1::engine::{
-    Effect, Engine, Event, Joined, OperationId, Progress, RequestId, Shape, Terms, Update,
+    Effect, Engine, Event, OperationId, Progress, RequestId, Shape, Update,
 };
 use crate::raid1::leg::{LegImage, Slot};
 use crate::raid1::link::Link;
@@ -113,50 +115,6 @@ impl Mirror {
     ) {
         self.put(slot, link, metadata);
         self.drive([Event::Attach { slot, image }]);
-    }
-
-    /// The same on order; tells how it was taken, or why it is not.
-    ///
-    /// The slot has to be empty: whoever calls this sees to that.
-    pub fn join(
-        self: &Arc<Self>,
-        slot: Slot,
-        link: Link,
-        metadata: Metadata,
-        image: Option<LegImage>,
-        terms: Terms,
-    ) -> Result<Joined, String> {
-        self.put(slot, link, metadata);
-        self.drive([Event::Join { slot, image, terms }]);
-        let core = self.lock();
-        core.engine.joined(slot).ok_or_else(|| {
-            let why = core.engine.halted().or_else(|| core.engine.reason(slot));
-            why.unwrap_or("the mirror is stopped").to_owned()
-        })
-    }
-
-    /// Goes on without a leg; nothing happens if it is the last in sync.
-    pub fn remove(self: &Arc<Self>, slot: Slot, reason: String) {
-        self.drive([Event::Remove { slot, reason }]);
-    }
-
-    /// Bounds the speed of resyncs, in bytes a second; `None` leaves a bound.
-    pub fn set_speed(self: &Arc<Self>, most: Option<u64>, least: Option<u64>) {
-        self.drive([Event::Speed { most, least }, Event::Tick]);
-    }
-
-    /// Counts the changes of the legs' parts and of generations.
-    pub fn changes(&self) -> u64 {
-        self.lock().changes
-    }
-
-    /// Waits until there was a change after number `seen`, at most `patience`.
-    pub fn wait_for_change(&self, seen: u64, patience: Duration) {
-        let core = self.lock();
-        // Whoever waits looks again in any case.
-        let _ = self
-            .changed
-            .wait_timeout_while(core, patience, |core| core.changes == seen);
     }
 
     /// Says that a leg's connection is gone.

@@ -10,6 +10,9 @@
     reason = "nothing here is used from outside"
 )]
 
+#[path = "../mirror/disk.rs"]
+#[allow(dead_code, reason = "shared with the tests of the mirror")]
+mod disk;
 mod orders;
 mod rig;
 mod speed;

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use flags::{NodeName, Tag};
 use nbd_client::{Connection, Target};
 use nbd_protocol::command::Command;
+use nbd_server::device::SharedDevice;
 use nbd_server::export::Export;
 use nbd_server::file::FileDevice;
 use nbd_server::listener::Listener;
@@ -19,6 +20,8 @@ use netraid::array::embedded::Embedded;
 use netraid::array::{Array, Backend, Event, NewLeg, NodeState, Part, Speed, Start, Watch};
 use netraid::raid1::link::Link;
 use netraid::raid1::metadata::Metadata;
+
+use crate::disk::Switched;
 
 pub const DISK: u64 = 16 << 20;
 pub const CHUNK: u32 = 64 << 10;
@@ -101,6 +104,11 @@ impl Rig {
 
     /// Serves a node's disk; dropping the handle cuts everybody off.
     pub fn serve(&self, name: &str) -> ServerHandle {
+        self.serve_behind_a_switch(name).0
+    }
+
+    /// The same, with a disk that fails or stalls on demand.
+    pub fn serve_behind_a_switch(&self, name: &str) -> (ServerHandle, Arc<Switched>) {
         let socket = self.folder.path().join(format!("{name}.sock"));
         // A socket of a server that was cut off may be left.
         let _ = std::fs::remove_file(&socket);
@@ -112,12 +120,13 @@ impl Rig {
             }
             std::thread::yield_now();
         };
+        let switch = Switched::new(Arc::new(device), self.area.start as u64);
         let mut server = Server::new(Options::default());
         server
-            .add_export(Export::new("data", Arc::new(device)))
+            .add_export(Export::new("data", Arc::clone(&switch) as SharedDevice))
             .unwrap();
         server.add_listener(Listener::unix(&socket).unwrap());
-        server.start().unwrap()
+        (server.start().unwrap(), switch)
     }
 
     pub fn leg(&self, name: &str) -> NewLeg {

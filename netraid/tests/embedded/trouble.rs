@@ -59,3 +59,46 @@ fn a_mirror_that_is_killed_while_it_is_written_is_started_again_and_resynced_in_
     mirror.stop();
     rig.legs_are_equal();
 }
+
+#[test]
+fn a_leg_that_does_not_answer_is_out_after_its_time_and_the_application_goes_on() {
+    let rig = Rig::new(2);
+    let (server, switch) = rig.serve_behind_a_switch("two");
+    let mut mirror = rig.start("one");
+    mirror.array.add(&rig.leg("two")).unwrap();
+    mirror.wait_for_part("two", Part::InSync);
+    let application = mirror.open();
+    switch.hold_writes();
+    // Answered once the leg is out, and not before its time.
+    write(&application, 0, 4096, 1);
+    let out = mirror.wait_for_part("two", Part::Out);
+    assert_eq!(out.reason.as_deref(), Some("did not answer in time"));
+    switch.work();
+    assert_eq!(mirror.node("two").state, Part::Out);
+    assert!(!mirror.array.add(&rig.leg("two")).unwrap().full);
+    mirror.wait_for_part("two", Part::InSync);
+    application.close();
+    drop(application);
+    mirror.stop();
+    drop(server);
+    rig.legs_are_equal();
+}
+
+#[test]
+fn a_watcher_that_never_reads_keeps_nobody_waiting() {
+    let rig = Rig::new(2);
+    let _two = rig.serve("two");
+    let mut mirror = rig.start("one");
+    let order = netraid::control::Order::Watch;
+    let silent = netraid::control::open(&rig.backend("one").run_dir, "data", &order).unwrap();
+    for _ in 0..40 {
+        mirror.array.add(&rig.leg("two")).unwrap();
+        mirror.array.remove("two").unwrap();
+        mirror.wait_for_part("two", Part::Out);
+    }
+    mirror.array.add(&rig.leg("two")).unwrap();
+    mirror.wait_for_part("two", Part::InSync);
+    mirror.stop();
+    drop(silent);
+    rig.legs_are_equal();
+}
