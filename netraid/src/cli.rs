@@ -1,6 +1,7 @@
 //! The command line of `netraid`: one module a command, and what they share: exit codes, sizes, the run folder.
 
 mod array;
+mod cert;
 mod config;
 mod create;
 pub mod exit;
@@ -30,6 +31,7 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     Array(array::Arguments),
+    Cert(cert::Arguments),
     Config(config::Arguments),
     Create(create::Arguments),
     Extend(extend::Arguments),
@@ -41,6 +43,7 @@ enum Command {
 fn perform(command: Command) -> Result<(), Exit> {
     match command {
         Command::Array(arguments) => array::perform(&arguments),
+        Command::Cert(arguments) => cert::perform(&arguments),
         Command::Config(arguments) => config::perform(&arguments),
         Command::Create(arguments) => create::perform(&arguments),
         Command::Extend(arguments) => extend::perform(&arguments),

@@ -18,7 +18,7 @@ use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 
 use crate::api::tls;
 pub use name::{dns_name, node_of_dns_name};
-pub use validity::Validity;
+pub use validity::{Validity, date};
 
 /// Where a node keeps its identity.
 pub const DEFAULT_TLS_DIR: &str = "/etc/netraid/tls";
@@ -87,10 +87,7 @@ pub struct Parts {
 
 impl Parts {
     /// Reads PEM text; `what` names each text in errors (CA, certificate, key).
-    pub fn from_pem(
-        texts: [&[u8]; 3],
-        what: [&str; 3],
-    ) -> Result<Parts, IdentityError> {
+    pub fn from_pem(texts: [&[u8]; 3], what: [&str; 3]) -> Result<Parts, IdentityError> {
         let wrong = |what: &str| {
             let what = what.to_owned();
             move |error: rustls::pki_types::pem::Error| IdentityError::Unusable {
@@ -114,8 +111,8 @@ impl Parts {
         };
         let anchor = anchor_from_trusted_cert(&self.ca)
             .map_err(|error| unusable(format!("the CA's certificate: {error}")))?;
-        let certificate =
-            EndEntityCert::try_from(&self.certificate).map_err(|error| unusable(error.to_string()))?;
+        let certificate = EndEntityCert::try_from(&self.certificate)
+            .map_err(|error| unusable(error.to_string()))?;
         let both = |der: &[u8]| {
             Validity::of(der).ok_or_else(|| unusable("no period of validity in it".to_owned()))
         };
@@ -150,6 +147,18 @@ impl Parts {
 pub fn is_for(certificate: &EndEntityCert<'_>, node: &NodeName) -> bool {
     rustls::pki_types::ServerName::try_from(dns_name(node))
         .is_ok_and(|name| certificate.verify_is_valid_for_subject_name(&name).is_ok())
+}
+
+/// The nodes that a certificate is for, as far as its names tell; one in those that we make.
+pub fn nodes(certificate: &CertificateDer<'_>) -> Vec<NodeName> {
+    match EndEntityCert::try_from(certificate) {
+        Ok(certificate) => certificate
+            .valid_dns_names()
+            .take(8)
+            .filter_map(node_of_dns_name)
+            .collect(),
+        Err(_) => Vec::new(),
+    }
 }
 
 /// The nodes and other names that a certificate is for, for people: `"server1"`, or `nobody`.
@@ -196,10 +205,7 @@ impl Identity {
         let certificate = read(&paths[1])?;
         let key = read_key(&paths[2])?;
         let what = paths.each_ref().map(|path| path.display().to_string());
-        let parts = Parts::from_pem(
-            [&ca, &certificate, &key],
-            [&what[0], &what[1], &what[2]],
-        )?;
+        let parts = Parts::from_pem([&ca, &certificate, &key], [&what[0], &what[1], &what[2]])?;
         Identity::new(parts, node, &what[1])
     }
 
@@ -258,7 +264,9 @@ pub fn read(path: &Path) -> Result<Vec<u8>, IdentityError> {
     };
     let file = File::open(path).map_err(failed)?;
     let mut bytes = Vec::new();
-    file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(failed)?;
+    file.take(MAX_FILE + 1)
+        .read_to_end(&mut bytes)
+        .map_err(failed)?;
     if bytes.len() as u64 > MAX_FILE {
         return Err(IdentityError::Unusable {
             what: path.display().to_string(),

@@ -135,7 +135,11 @@ impl Authority {
         let key = KeyPair::generate()?;
         let mut wanted = CertificateParams::new([dns_name(node)])?;
         wanted.distinguished_name = called(node.as_str());
-        set_validity(&mut wanted, now, seconds(now + LIFETIME).min(self.not_after));
+        set_validity(
+            &mut wanted,
+            now,
+            seconds(now + LIFETIME).min(self.not_after),
+        );
         wanted.use_authority_key_identifier_extension = true;
         wanted.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         wanted.extended_key_usages = vec![
@@ -156,7 +160,11 @@ impl Authority {
 /// The CA's parameters follow from its key, so that the key is enough to sign again.
 fn authority(key: &KeyPair, now: SystemTime, not_after: u64) -> CertificateParams {
     let id = tls::sha256(key.public_key_raw());
-    let id: String = id.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+    let id: String = id
+        .iter()
+        .take(6)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     let mut wanted = CertificateParams::default();
     wanted.distinguished_name = called(&format!("NetRAID CA {id}"));
     set_validity(&mut wanted, now, not_after);
@@ -207,12 +215,16 @@ pub fn invite(tls_dir: &Path, node: &NodeName, out: &Path) -> Result<(), IssueEr
     let ca = Authority::load(tls_dir)?;
     let own = read(&tls_dir.join(NODE_FILE)).ok();
     if let Some(own) = own.and_then(|text| CertificateDer::from_pem_slice(&text).ok())
-        && webpki::EndEntityCert::try_from(&own).is_ok_and(|own| super::identity::is_for(&own, node))
+        && webpki::EndEntityCert::try_from(&own)
+            .is_ok_and(|own| super::identity::is_for(&own, node))
     {
         return Err(IssueError::OwnName(node.clone()));
     }
     let made = ca.issue(node, SystemTime::now())?;
-    let bundle = format!("{HEADING}{node}\n{}{}{}", ca.certificate, made.certificate, made.key);
+    let bundle = format!(
+        "{HEADING}{node}\n{}{}{}",
+        ca.certificate, made.certificate, made.key
+    );
     write_new(out, &bundle, 0o600)
 }
 
@@ -234,9 +246,12 @@ pub fn join(tls_dir: &Path, bundle: &Path) -> Result<(NodeName, bool), IssueErro
         .ok_or_else(|| wrong("its first line is another"))?;
     let node = NodeName::new(node).map_err(|error| wrong(&error.to_string()))?;
     let mut sections = sections(rest);
-    let (Some(ca), Some(certificate), Some(key), None) =
-        (sections.next(), sections.next(), sections.next(), sections.next())
-    else {
+    let (Some(ca), Some(certificate), Some(key), None) = (
+        sections.next(),
+        sections.next(),
+        sections.next(),
+        sections.next(),
+    ) else {
         return Err(wrong("it has not three parts"));
     };
     let shown = bundle.display().to_string();
@@ -271,7 +286,10 @@ pub fn join(tls_dir: &Path, bundle: &Path) -> Result<(NodeName, bool), IssueErro
 fn sections(text: &str) -> impl Iterator<Item = &str> {
     let mut rest = text;
     std::iter::from_fn(move || {
-        let next = rest.get(1..)?.find("-----BEGIN ").map_or(rest.len(), |at| at + 1);
+        let next = rest
+            .get(1..)?
+            .find("-----BEGIN ")
+            .map_or(rest.len(), |at| at + 1);
         let (section, after) = rest.split_at(next);
         rest = after;
         Some(section)
@@ -287,8 +305,15 @@ fn make_private_folder(folder: &Path) -> Result<(), IssueError> {
         return Ok(());
     }
     let mut builder = fs::DirBuilder::new();
-    builder.recursive(true).mode(0o700).create(folder).map_err(failed)?;
-    match folder.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+    builder
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+        .map_err(failed)?;
+    match folder
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+    {
         Some(parent) => sync(parent).map_err(failed),
         None => Ok(()),
     }
@@ -303,12 +328,22 @@ fn write_new(path: &Path, text: &str, mode: u32) -> Result<(), IssueError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let draft = folder.join(format!(".{name}.{}", std::process::id()));
     let written = (|| {
-        let mut file = File::options().write(true).create_new(true).mode(mode).open(&draft)?;
+        let mut file = File::options()
+            .write(true)
+            .create_new(true)
+            .mode(mode)
+            .open(&draft)?;
         // Whatever the umask is.
         file.set_permissions(fs::Permissions::from_mode(mode))?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
-        renameat2(AT_FDCWD, &draft, AT_FDCWD, path, RenameFlags::RENAME_NOREPLACE)?;
+        renameat2(
+            AT_FDCWD,
+            &draft,
+            AT_FDCWD,
+            path,
+            RenameFlags::RENAME_NOREPLACE,
+        )?;
         sync(folder)
     })();
     written.map_err(|error: io::Error| {

@@ -9,7 +9,9 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket, sockopt};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket, sockopt,
+};
 use nix::sys::time::{TimeVal, TimeValLike};
 
 use response::Reader;
@@ -133,7 +135,9 @@ impl LocalClient {
     fn explain(&self, error: io::Error) -> LocalError {
         let socket = self.socket.clone();
         match error.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => LocalError::NotRunning(socket),
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                LocalError::NotRunning(socket)
+            }
             io::ErrorKind::PermissionDenied => LocalError::NotAllowed(socket),
             io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => LocalError::Late {
                 socket,
@@ -172,7 +176,9 @@ impl Stream {
             Ok(true) => Ok(Some(std::mem::take(&mut self.line))),
             Ok(false) => Ok(None),
             Err(error) => Err(match (self.client.explain(error), within) {
-                (LocalError::Late { socket, .. }, Some(within)) => LocalError::Late { socket, within },
+                (LocalError::Late { socket, .. }, Some(within)) => {
+                    LocalError::Late { socket, within }
+                }
                 (error, _) => error,
             }),
         }
@@ -219,7 +225,12 @@ fn remaining(deadline: Instant) -> io::Result<Duration> {
 }
 
 fn dial(path: &Path, deadline: Instant) -> io::Result<UnixStream> {
-    let stream = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    let stream = socket(
+        AddressFamily::Unix,
+        SockType::Stream,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )?;
     // A full backlog makes connect(2) wait; the send timeout bounds that (unix(7)).
     let microseconds = remaining(deadline)?.as_micros().max(1);
     let patience = TimeVal::microseconds(i64::try_from(microseconds).unwrap_or(i64::MAX));

@@ -222,7 +222,10 @@ impl PeerClient {
             sender.ready().await.map_err(Failure::Http)?;
             let response = sender.send_request(request).await.map_err(Failure::Http)?;
             let (head, body) = response.into_parts();
-            let body = Limited::new(body, MAX_ANSWER).collect().await.map_err(Failure::Body)?;
+            let body = Limited::new(body, MAX_ANSWER)
+                .collect()
+                .await
+                .map_err(Failure::Body)?;
             Ok((head.status, body.to_bytes()))
         };
         let (status, body) = match timeout(deadline, asking).await {
@@ -238,7 +241,8 @@ impl PeerClient {
             return Err(self.to.refused(status, &body));
         }
         let text = if body.is_empty() { b"null" } else { &body[..] };
-        let answer = serde_json::from_slice(text).map_err(|error| self.to.garbled(error.to_string()))?;
+        let answer =
+            serde_json::from_slice(text).map_err(|error| self.to.garbled(error.to_string()))?;
         self.spent = false;
         Ok(answer)
     }
@@ -261,7 +265,8 @@ impl PeerClient {
         };
         let says_little = error.is_canceled() || error.is_closed();
         if says_little
-            && let Ok(Ok(Ok(Err(ended)))) = timeout(LAST_WORD, async { Ok::<_, ()>((&mut self.driver).await) }).await
+            && let Ok(Ok(Ok(Err(ended)))) =
+                timeout(LAST_WORD, async { Ok::<_, ()>((&mut self.driver).await) }).await
         {
             return self.to.http_error(&ended);
         }
@@ -334,7 +339,10 @@ impl To {
         if error.is_parse() {
             return self.garbled(error.to_string());
         }
-        self.unreachable(io::Error::new(io::ErrorKind::ConnectionAborted, error.to_string()))
+        self.unreachable(io::Error::new(
+            io::ErrorKind::ConnectionAborted,
+            error.to_string(),
+        ))
     }
 
     fn tls_error(&self, error: &rustls::Error) -> PeerError {
@@ -348,13 +356,16 @@ impl To {
                     reason: format!("{alert:?}"),
                 };
             }
-            Error::InvalidCertificate(CertificateError::NotValidForNameContext { presented, .. }) => {
+            Error::InvalidCertificate(CertificateError::NotValidForNameContext {
+                presented,
+                ..
+            }) => {
                 let names: Vec<String> = presented.iter().take(8).map(|name| shown(name)).collect();
                 format!("its certificate is for {}", names.join(", "))
             }
-            Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => {
-                "its certificate is of another CA than ours".to_owned()
-            }
+            Error::InvalidCertificate(
+                CertificateError::UnknownIssuer | CertificateError::BadSignature,
+            ) => "its certificate is of another CA than ours".to_owned(),
             Error::InvalidCertificate(error) => format!("its certificate is not valid: {error}"),
             Error::InvalidMessage(_) => return self.garbled(format!("no TLS: {error}")),
             error => return self.garbled(error.to_string()),
@@ -386,7 +397,9 @@ fn tls_error(error: &io::Error) -> Option<&rustls::Error> {
 /// A peer whose cable is cut is noticed within about the time that an answer may take, also between requests.
 fn watch_for_silence(stream: &TcpStream, silence: Duration) -> io::Result<()> {
     let stream = stream.as_fd();
-    let every = u32::try_from(silence.as_secs() / 4).unwrap_or(u32::MAX).clamp(1, 30);
+    let every = u32::try_from(silence.as_secs() / 4)
+        .unwrap_or(u32::MAX)
+        .clamp(1, 30);
     setsockopt(&stream, sockopt::KeepAlive, &true)?;
     setsockopt(&stream, sockopt::TcpKeepIdle, &every)?;
     setsockopt(&stream, sockopt::TcpKeepInterval, &every)?;

@@ -18,7 +18,11 @@ pub fn dns_name(node: &NodeName) -> String {
     let labels: Vec<String> = name
         .as_bytes()
         .chunks(LABEL_BYTES)
-        .map(|bytes| bytes.iter().fold("h".to_owned(), |label, byte| format!("{label}{byte:02x}")))
+        .map(|bytes| {
+            bytes
+                .iter()
+                .fold("h".to_owned(), |label, byte| format!("{label}{byte:02x}"))
+        })
         .collect();
     labels.join(".") + SUFFIX
 }
@@ -67,8 +71,23 @@ mod tests {
     #[test]
     fn every_node_name_has_a_dns_name_of_its_own_and_comes_back_from_it() {
         let names = [
-            "server1", "Server1", "SERVER1", "_x", "0", "10.0.0.1", "a..b", "a.", "a-", "a-.b", "a.-b", "0x12",
-            "x.node-name.netraid.invalid", "node_1", &"x".repeat(64), &"X".repeat(64), &"1".repeat(64),
+            "server1",
+            "Server1",
+            "SERVER1",
+            "_x",
+            "0",
+            "10.0.0.1",
+            "a..b",
+            "a.",
+            "a-",
+            "a-.b",
+            "a.-b",
+            "0x12",
+            "x.node-name.netraid.invalid",
+            "node_1",
+            &"x".repeat(64),
+            &"X".repeat(64),
+            &"1".repeat(64),
         ]
         .map(|name| NodeName::new(name).unwrap());
         for (at, name) in names.iter().enumerate() {
@@ -76,14 +95,23 @@ mod tests {
             assert!(DnsName::try_from(dns.as_str()).is_ok(), "{dns}");
             assert_eq!(node_of_dns_name(&dns).as_ref(), Some(name));
             for other in &names[..at] {
-                assert!(!dns_name(other).eq_ignore_ascii_case(&dns), "{name} {other}");
+                assert!(
+                    !dns_name(other).eq_ignore_ascii_case(&dns),
+                    "{name} {other}"
+                );
             }
         }
     }
 
     #[test]
     fn other_dns_names_stand_for_no_node() {
-        for dns in ["Server1", "h.node-name.netraid.invalid", "h61.node-name.netraid.invalid", "*.a", ""] {
+        for dns in [
+            "Server1",
+            "h.node-name.netraid.invalid",
+            "h61.node-name.netraid.invalid",
+            "*.a",
+            "",
+        ] {
             assert_eq!(node_of_dns_name(dns), None, "{dns}");
         }
     }

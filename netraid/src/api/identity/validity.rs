@@ -50,7 +50,9 @@ fn element(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
         0..=0x7f => (usize::from(first), rest),
         0x81..=0x83 => {
             let (length, rest) = rest.split_at_checked(usize::from(first & 0x7f))?;
-            let length = length.iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte));
+            let length = length
+                .iter()
+                .fold(0, |sum, byte| sum << 8 | usize::from(*byte));
             (length, rest)
         }
         _ => return None,
@@ -69,7 +71,10 @@ fn time(tag: u8, text: &[u8]) -> Option<u64> {
     let (year, rest) = match (tag, digits.len()) {
         (UTC_TIME, 12) => {
             let year: i64 = digits[..2].parse().ok()?;
-            (if year < 50 { 2000 + year } else { 1900 + year }, &digits[2..])
+            (
+                if year < 50 { 2000 + year } else { 1900 + year },
+                &digits[2..],
+            )
         }
         (GENERALIZED_TIME, 14) => (digits[..4].parse().ok()?, &digits[4..]),
         _ => return None,
@@ -92,6 +97,20 @@ fn days_since_1970(year: i64, month: i64, day: i64) -> Option<i64> {
     Some(year * 365 + leap_days + day_of_year - 719_468)
 }
 
+/// The day of a time in seconds since 1970, as `2026-11-22` (UTC).
+pub fn date(seconds: u64) -> String {
+    // Years from 1 March of year 0 on, in cycles of 400 years (146097 days).
+    let days = seconds / 86400 + 719_468;
+    let (cycle, day) = (days / 146_097, days % 146_097);
+    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let day_of_year = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    let year = cycle * 400 + year + u64::from(month <= 2);
+    format!("{year:04}-{month:02}-{day:02}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -111,10 +130,30 @@ mod tests {
     }
 
     #[test]
+    fn a_date_is_written_as_it_is_read() {
+        for days in (0..60_000)
+            .step_by(7)
+            .chain([11015, 11016, 11017, 47540, 47541])
+        {
+            let text = date(days * 86400 + 86399);
+            let field = |range: std::ops::Range<usize>| text[range].parse().unwrap();
+            let read = days_since_1970(field(0..4), field(5..7), field(8..10));
+            assert_eq!(read, Some(days.cast_signed()), "{text}");
+        }
+    }
+
+    #[test]
     fn both_forms_of_time_are_read_and_others_are_not() {
         assert_eq!(time(UTC_TIME, b"700101000001Z"), Some(1));
         assert_eq!(time(GENERALIZED_TIME, b"19700102000000Z"), Some(86400));
-        for wrong in [&b"700101000001"[..], b"7001010000Z", b"70010100000\xffZ", b"701301000000Z", b"Z", b""] {
+        for wrong in [
+            &b"700101000001"[..],
+            b"7001010000Z",
+            b"70010100000\xffZ",
+            b"701301000000Z",
+            b"Z",
+            b"",
+        ] {
             assert_eq!(time(UTC_TIME, wrong), None);
         }
     }

@@ -62,8 +62,14 @@ impl Connections {
     pub(super) fn complain(&self, address: IpAddr) -> bool {
         let now = Instant::now();
         let address = network(address);
-        let mut complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
-        if complaints.get(&address).is_some_and(|last| now.duration_since(*last) < QUIET) {
+        let mut complaints = self
+            .complaints
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if complaints
+            .get(&address)
+            .is_some_and(|last| now.duration_since(*last) < QUIET)
+        {
             return false;
         }
         if complaints.len() >= REMEMBERED {
@@ -79,7 +85,11 @@ impl Connections {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut of = self.connections.of.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut of = self
+            .connections
+            .of
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = of.get_mut(&self.address) {
             *count -= 1;
             if *count == 0 {
@@ -118,7 +128,10 @@ mod tests {
         let address = |text: &str| text.parse::<IpAddr>().unwrap();
         let first = connections.place(address("2001:db8::1")).unwrap();
         let _second = connections.place(address("2001:db8::2")).unwrap();
-        assert!(connections.place(address("2001:db8::3")).is_none(), "one /64");
+        assert!(
+            connections.place(address("2001:db8::3")).is_none(),
+            "one /64"
+        );
         assert!(connections.place(address("2001:db8:0:1::3")).is_some());
         drop(first);
         assert!(connections.place(address("2001:db8::3")).is_some());
@@ -131,7 +144,9 @@ mod tests {
         let address = |n: u32| IpAddr::V4(std::net::Ipv4Addr::from_bits(n));
         assert!(connections.complain(address(1)));
         assert!(!connections.complain(address(1)));
-        let complaints = (0..1000).filter(|n| connections.complain(address(*n))).count();
+        let complaints = (0..1000)
+            .filter(|n| connections.complain(address(*n)))
+            .count();
         assert_eq!(complaints, REMEMBERED - 1);
     }
 }

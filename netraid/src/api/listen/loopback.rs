@@ -20,10 +20,12 @@ pub async fn bind_loopback(address: SocketAddr) -> Result<TcpListener, ListenErr
     if !address.ip().to_canonical().is_loopback() {
         return Err(ListenError::NotLoopback(address));
     }
-    TcpListener::bind(address).await.map_err(|error| ListenError::System {
-        at: address.to_string(),
-        error,
-    })
+    TcpListener::bind(address)
+        .await
+        .map_err(|error| ListenError::System {
+            at: address.to_string(),
+            error,
+        })
 }
 
 /// Serves the GET routes of `router` until `stop`. Every user of this machine may connect. A request that a page of a
@@ -60,8 +62,13 @@ pub async fn loopback(
                     terms.counters.count_too_many();
                     continue;
                 };
-                let serving =
-                    connection(stream, router.clone(), Arc::clone(&gate), terms.clone(), stop.clone());
+                let serving = connection(
+                    stream,
+                    router.clone(),
+                    Arc::clone(&gate),
+                    terms.clone(),
+                    stop.clone(),
+                );
                 tasks.spawn(async move {
                     serving.await;
                     drop(served);
@@ -87,9 +94,15 @@ fn only_local_readers(request: &mut Request) -> Result<(), Box<Response>> {
     let (Some(host), None) = (hosts.next(), hosts.next()) else {
         return refuse(StatusCode::BAD_REQUEST, "one Host header is needed");
     };
-    let named = request.uri().authority().map(|authority| authority.as_str());
+    let named = request
+        .uri()
+        .authority()
+        .map(|authority| authority.as_str());
     if !host.to_str().is_ok_and(is_local) || !named.is_none_or(is_local) {
-        return refuse(StatusCode::MISDIRECTED_REQUEST, "the Host is not this machine");
+        return refuse(
+            StatusCode::MISDIRECTED_REQUEST,
+            "the Host is not this machine",
+        );
     }
     // Nobody reads it, and a reader sends none.
     *request.body_mut() = Body::empty();
@@ -113,7 +126,9 @@ fn is_local(host: &str) -> bool {
         return false;
     }
     name.eq_ignore_ascii_case("localhost")
-        || name.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback())
+        || name
+            .parse::<IpAddr>()
+            .is_ok_and(|address| address.to_canonical().is_loopback())
 }
 
 #[cfg(test)]
@@ -122,12 +137,29 @@ mod tests {
 
     #[test]
     fn only_names_of_this_machine_are_local() {
-        for host in ["localhost", "LOCALHOST:80", "127.0.0.1", "127.1.2.3:8080", "[::1]", "[::1]:80"] {
+        for host in [
+            "localhost",
+            "LOCALHOST:80",
+            "127.0.0.1",
+            "127.1.2.3:8080",
+            "[::1]",
+            "[::1]:80",
+        ] {
             assert!(is_local(host), "{host}");
         }
         for host in [
-            "", "example.com", "localhost.example.com", "127.0.0.1.example.com", "10.0.0.1", "[::2]:80", "[::1]x",
-            "localhost:", "localhost:x", "localhost@evil", "0.0.0.0", "127.1",
+            "",
+            "example.com",
+            "localhost.example.com",
+            "127.0.0.1.example.com",
+            "10.0.0.1",
+            "[::2]:80",
+            "[::1]x",
+            "localhost:",
+            "localhost:x",
+            "localhost@evil",
+            "0.0.0.0",
+            "127.1",
         ] {
             assert!(!is_local(host), "{host}");
         }

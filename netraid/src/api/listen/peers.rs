@@ -65,7 +65,10 @@ pub async fn peers(
         match accepted {
             Ok((stream, from)) => {
                 house.terms.counters.count_accepted();
-                let permits = (house.connections.place(from.ip()), take(&house.connections.handshakes));
+                let permits = (
+                    house.connections.place(from.ip()),
+                    take(&house.connections.handshakes),
+                );
                 let (Some(place), Some(handshake)) = permits else {
                     house.terms.counters.count_too_many();
                     house.complain(from, "it has, or all have, too many connections");
@@ -125,14 +128,18 @@ impl House {
             None => {
                 self.terms.counters.count_not_configured();
                 let presented = presented(certificate);
-                self.complain(from, &format!("its certificate is for {presented}, no configured node"));
+                self.complain(
+                    from,
+                    &format!("its certificate is for {presented}, no configured node"),
+                );
                 // It keeps its place among the handshakes, and gets an answer that says why.
                 let answer = Router::new();
                 let gate: Arc<Gate> = Arc::new(move |_| {
                     let reason = format!("{presented} is not a configured node here");
                     Err(Box::new(last(StatusCode::FORBIDDEN, &reason)))
                 });
-                let answered = connection(stream, answer, gate, self.terms.clone(), self.stop.clone());
+                let answered =
+                    connection(stream, answer, gate, self.terms.clone(), self.stop.clone());
                 let _ = timeout(deadline, answered).await;
             }
         }
@@ -141,11 +148,19 @@ impl House {
     /// The configured node for which a verified certificate is; none also if it is for several.
     fn configured(&self, certificate: &CertificateDer<'_>) -> Option<NodeName> {
         let certificate = EndEntityCert::try_from(certificate).ok()?;
-        let mut nodes = (self.allowed)().into_iter().filter(|node| is_for(&certificate, node));
-        nodes.next().filter(|node| nodes.all(|other| other == *node))
+        let mut nodes = (self.allowed)()
+            .into_iter()
+            .filter(|node| is_for(&certificate, node));
+        nodes
+            .next()
+            .filter(|node| nodes.all(|other| other == *node))
     }
 
-    fn serve(&self, stream: TlsStream<TcpStream>, node: NodeName) -> impl Future<Output = ()> + use<> {
+    fn serve(
+        &self,
+        stream: TlsStream<TcpStream>,
+        node: NodeName,
+    ) -> impl Future<Output = ()> + use<> {
         let allowed = Arc::clone(&self.allowed);
         let gate: Arc<Gate> = Arc::new(move |request| {
             // The configuration may have changed since the handshake.
@@ -156,7 +171,13 @@ impl House {
             request.extensions_mut().insert(PeerName(node.clone()));
             Ok(())
         });
-        connection(stream, self.router.clone(), gate, self.terms.clone(), self.stop.clone())
+        connection(
+            stream,
+            self.router.clone(),
+            gate,
+            self.terms.clone(),
+            self.stop.clone(),
+        )
     }
 
     fn refuse_stranger(&self, from: SocketAddr, reason: &str) {

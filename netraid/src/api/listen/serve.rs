@@ -29,8 +29,13 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(super) type Gate = dyn Fn(&mut Request) -> Result<(), Box<Response>> + Send + Sync;
 
 /// Serves one connection until it ends, errs or has to stop.
-pub(super) async fn connection<S>(io: S, router: Router, gate: Arc<Gate>, terms: Terms, mut stop: Stop)
-where
+pub(super) async fn connection<S>(
+    io: S,
+    router: Router,
+    gate: Arc<Gate>,
+    terms: Terms,
+    mut stop: Stop,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let limits = terms.limits;
@@ -70,7 +75,10 @@ async fn answer(
     // Said before anything is sent: not even begun to read.
     let announced = request.headers().get(header::CONTENT_LENGTH);
     if announced.is_some_and(|length| !at_most(length, limits.body)) {
-        return last(StatusCode::PAYLOAD_TOO_LARGE, &format!("at most {most} bytes are taken"));
+        return last(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            &format!("at most {most} bytes are taken"),
+        );
     }
     let mut request = request.map(|body| Body::new(Limited::new(body, most)));
     if let Err(refusal) = gate(&mut request) {

@@ -131,7 +131,12 @@ impl Drop for UnixSocket {
 
 /// Serves `router` until `stop`, then removes the socket. Handlers get an `Extension<Caller>`. [`super::Limits::local`]
 /// are fitting terms.
-pub async fn unix(mut socket: UnixSocket, router: Router, terms: Terms, mut stop: Stop) -> Result<(), ListenError> {
+pub async fn unix(
+    mut socket: UnixSocket,
+    router: Router,
+    terms: Terms,
+    mut stop: Stop,
+) -> Result<(), ListenError> {
     let failed = |error: io::Error| ListenError::System {
         at: socket.path.display().to_string(),
         error,

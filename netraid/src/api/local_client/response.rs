@@ -58,7 +58,8 @@ impl<R: Read> Reader<R> {
         loop {
             let mut budget = MAX_HEAD;
             let first = self.short_line(budget)?;
-            let status = status(&first).ok_or_else(|| garbled("its first line is none of HTTP/1.1"))?;
+            let status =
+                status(&first).ok_or_else(|| garbled("its first line is none of HTTP/1.1"))?;
             let (mut length, mut chunked) = (None, false);
             loop {
                 budget = budget.saturating_sub(self.part.len());
@@ -67,10 +68,14 @@ impl<R: Read> Reader<R> {
                 if line.is_empty() {
                     break;
                 }
-                let (name, value) = line.split_once(':').ok_or_else(|| garbled("a header has no name"))?;
+                let (name, value) = line
+                    .split_once(':')
+                    .ok_or_else(|| garbled("a header has no name"))?;
                 let value = value.trim();
                 if name.eq_ignore_ascii_case("content-length") {
-                    let bytes: u64 = value.parse().map_err(|_| garbled("its length is no number"))?;
+                    let bytes: u64 = value
+                        .parse()
+                        .map_err(|_| garbled("its length is no number"))?;
                     if length.replace(bytes).is_some_and(|before| before != bytes) {
                         return Err(garbled("it has two lengths"));
                     }
@@ -228,7 +233,9 @@ impl<R: Read> Reader<R> {
 }
 
 fn status(line: &str) -> Option<u16> {
-    let rest = line.strip_prefix("HTTP/1.1 ").or_else(|| line.strip_prefix("HTTP/1.0 "))?;
+    let rest = line
+        .strip_prefix("HTTP/1.1 ")
+        .or_else(|| line.strip_prefix("HTTP/1.0 "))?;
     let code = rest.get(..3)?;
     let ends = rest.len() == 3 || rest.as_bytes()[3] == b' ';
     (ends && code.bytes().all(|c| c.is_ascii_digit())).then(|| code.parse().ok())?
@@ -271,7 +278,12 @@ mod tests {
             (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", (200, b"")),
         ];
         for (text, (status, body)) in table {
-            assert_eq!(whole(text).unwrap(), (status, body.to_vec()), "{}", text.escape_ascii());
+            assert_eq!(
+                whole(text).unwrap(),
+                (status, body.to_vec()),
+                "{}",
+                text.escape_ascii()
+            );
         }
     }
 
@@ -303,7 +315,8 @@ mod tests {
     #[test]
     fn a_body_that_comes_byte_by_byte_with_pauses_loses_nothing() {
         let text = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\na\nb\r\n4\r\nc\n\nd\r\n0\r\n\r\n";
-        let (head, body) = text.split_at(text.windows(4).position(|w| w == b"\r\n\r\n").unwrap() + 4);
+        let (head, body) =
+            text.split_at(text.windows(4).position(|w| w == b"\r\n\r\n").unwrap() + 4);
         let mut reader = Reader::new(io::Cursor::new(head));
         reader.head().unwrap();
         let mut reader = Reader {
