@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-use crate::rig::{Cluster, SOON, Served, node, short, until, until_closed};
+use crate::rig::{Cluster, Get, SOON, Served, node, short, until, until_closed};
 
 /// An authenticated connection for raw bytes.
 async fn raw(cluster: &Cluster, served: &Served) -> tokio_rustls::client::TlsStream<TcpStream> {
@@ -178,8 +178,7 @@ async fn strangers_that_fill_the_handshakes_do_not_take_the_places_of_peers() {
     };
     let served = Served::new(&cluster, &["server2"], limits).await;
     let mut peer = served.connect(&cluster.identity("server2")).await.unwrap();
-    let who = |client| async move { crate::rig::Get::get(client, "/who").await };
-    who(&mut peer).await.unwrap();
+    peer.get("/who").await.unwrap();
     let _strangers = [
         TcpStream::connect(served.address).await.unwrap(),
         TcpStream::connect(served.address).await.unwrap(),
@@ -188,7 +187,7 @@ async fn strangers_that_fill_the_handshakes_do_not_take_the_places_of_peers() {
     let refused = TcpStream::connect(served.address).await.unwrap();
     assert_eq!(until_closed(refused).await, "");
     assert_eq!(
-        who(&mut peer).await.unwrap(),
+        peer.get("/who").await.unwrap(),
         json!(node("server2").as_str())
     );
 }

@@ -1,8 +1,10 @@
 //! Nodes that call each other, and those that should not.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use hyper::Method;
+use netraid::api::identity::{Identity, Parts};
+use netraid::api::issue::Authority;
 use netraid::api::peer_client::{PeerClient, PeerError};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -56,8 +58,7 @@ async fn a_caller_of_another_ca_is_refused_and_told() {
         folder.join("node.key"),
     ]
     .map(|path| std::fs::read(path).unwrap());
-    let parts = netraid::api::identity::Parts::from_pem([&texts[0], &texts[1], &texts[2]], [""; 3])
-        .unwrap();
+    let parts = Parts::from_pem([&texts[0], &texts[1], &texts[2]], [""; 3]).unwrap();
     let (_, config) = netraid::api::tls::configurations(parts).unwrap();
     let stream = tokio::net::TcpStream::connect(served.address)
         .await
@@ -85,6 +86,41 @@ async fn a_caller_of_another_ca_is_refused_and_told() {
     );
     assert!(error.to_string().contains("another CA"), "{error}");
     served.still_serves(&cluster.identity("server2")).await;
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_not_valid_yet_is_refused_on_both_sides_with_the_reason() {
+    let cluster = Cluster::new();
+    let served = Served::new(&cluster, &["server2"], short()).await;
+    let ca = Authority::load(&cluster.tls_dir("server1")).unwrap();
+    let later = SystemTime::now() + Duration::from_secs(5 * 86400);
+    let made = ca.issue(&node("server2"), later).unwrap();
+    let texts = [ca.certificate(), &made.certificate, &made.key].map(str::as_bytes);
+    let parts = Parts::from_pem(texts, [""; 3]).unwrap();
+    let early = Identity::new(parts, &node("server2"), "").unwrap();
+    let error = served.who(&early).await.unwrap_err();
+    assert!(matches!(error, PeerError::NotAccepted { .. }), "{error}");
+    let text = error.to_string();
+    assert!(
+        text.contains("server1") && text.contains("server2"),
+        "{text}"
+    );
+
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        let acceptor = tokio_rustls::TlsAcceptor::from(early.server());
+        let _ = acceptor.accept(listener.accept().await.unwrap().0).await;
+    });
+    let identity = cluster.identity("server1");
+    let error = PeerClient::connect(&identity, &address, &node("server2"), SOON)
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(error, PeerError::NotAuthenticated { .. }),
+        "{error}"
+    );
+    assert!(error.to_string().contains("not valid yet"), "{error}");
 }
 
 #[tokio::test]
