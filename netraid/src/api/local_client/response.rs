@@ -270,14 +270,14 @@ mod tests {
 
     #[test]
     fn bodies_of_all_three_kinds_are_read() {
-        let table: [(&[u8], (u16, &[u8])); 5] = [
-            (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nabc", (200, b"ab")),
-            (b"HTTP/1.1 404 \r\ntransfer-encoding: Chunked\r\n\r\n2\r\nab\r\n1;x=y\r\nc\r\n0\r\nt: u\r\n\r\n", (404, b"abc")),
-            (b"HTTP/1.0 200 OK\r\n\r\nabc", (200, b"abc")),
-            (b"HTTP/1.1 204 No Content\r\n\r\nx", (204, b"")),
-            (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", (200, b"")),
+        let table: [(&[u8], u16, &[u8]); 5] = [
+            (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nabc", 200, b"ab"),
+            (b"HTTP/1.1 404 \r\ntransfer-encoding: Chunked\r\n\r\n2\r\nab\r\n1;x=y\r\nc\r\n0\r\nt: u\r\n\r\n", 404, b"abc"),
+            (b"HTTP/1.0 200 OK\r\n\r\nabc", 200, b"abc"),
+            (b"HTTP/1.1 204 No Content\r\n\r\nx", 204, b""),
+            (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", 200, b""),
         ];
-        for (text, (status, body)) in table {
+        for (text, status, body) in table {
             assert_eq!(
                 whole(text).unwrap(),
                 (status, body.to_vec()),
