@@ -156,11 +156,14 @@ fn set_up(
         path,
         read_only,
         description,
+        secret,
     } in &config.exports
     {
         let device = FileDevice::open(path, *read_only)
             .map_err(|error| usage(format!("export {name:?}: {error}")))?;
-        let export = Export::new(name, Arc::new(device)).with_description(description);
+        let export = Export::new(name, Arc::new(device))
+            .with_description(description)
+            .with_secret_name(*secret);
         server.add_export(export).map_err(usage)?;
     }
     for listener in listeners(&config, passed).map_err(usage)? {

@@ -44,6 +44,9 @@ pub struct ExportConfig {
     /// A sentence for people.
     #[serde(default)]
     pub description: String,
+    /// The name is a secret that lets clients in: it is shown in no list, and the empty name does not stand for it.
+    #[serde(default)]
+    pub secret: bool,
 }
 
 /// Why a configuration can't be used.
@@ -123,6 +126,7 @@ impl FromStr for ExportConfig {
             path: path.into(),
             read_only,
             description: String::new(),
+            secret: false,
         })
     }
 }

@@ -21,7 +21,8 @@ impl ExportDirectory for Shared {
             name: export.name().to_owned(),
             description: export.description().to_owned(),
         };
-        exports.iter().map(|export| listing(export)).collect()
+        let public = exports.iter().filter(|export| !export.is_secret());
+        public.map(|export| listing(export)).collect()
     }
 
     fn find(&self, name: &str) -> Result<ExportInfo, Refusal> {

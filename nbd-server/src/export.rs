@@ -20,6 +20,7 @@ use crate::range_lock::{Admission, RangeLock, Ticket};
 pub struct Export {
     name: String,
     description: String,
+    secret: bool,
     device: SharedDevice,
     geometry: Geometry,
     memory: String,
@@ -67,6 +68,7 @@ impl Export {
         Export {
             name: name.into(),
             description: String::new(),
+            secret: false,
             device,
             geometry,
             memory,
@@ -78,6 +80,17 @@ impl Export {
     pub fn with_description(mut self, description: impl Into<String>) -> Export {
         self.description = description.into();
         self
+    }
+
+    /// Makes the name a secret: it is in no list, and the empty name does not stand for it.
+    pub fn with_secret_name(mut self, secret: bool) -> Export {
+        self.secret = secret;
+        self
+    }
+
+    /// Whether only those who know the name are to find it.
+    pub fn is_secret(&self) -> bool {
+        self.secret
     }
 
     /// The name that clients ask for.

@@ -324,7 +324,7 @@ impl Shared {
         let named = exports.iter().find(|export| export.name() == name);
         match (named, exports.as_slice()) {
             (Some(export), _) => Some(Arc::clone(export)),
-            (None, [only]) if name.is_empty() => Some(Arc::clone(only)),
+            (None, [only]) if name.is_empty() && !only.is_secret() => Some(Arc::clone(only)),
             _ => None,
         }
     }

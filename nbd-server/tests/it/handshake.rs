@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use nbd_server::export::Export;
 use nbd_server::server::Options;
 
 use crate::client::*;
@@ -62,6 +63,17 @@ fn list_names_every_export_and_takes_no_data() {
     );
     assert_eq!(&replies[0].1, b"\0\0\0\x04disk");
     assert_eq!(client.option(LIST, b"x")[0].0, ERR_INVALID);
+}
+
+#[test]
+fn a_secret_name_is_in_no_list_and_only_those_who_know_it_get_in() {
+    let secret = Export::new("5f3a", GateDevice::new(4096)).with_secret_name(true);
+    let server = TestServer::serve(Options::default(), vec![secret]);
+    let mut client = Client::connect(&server.socket);
+    assert_eq!(client.option(LIST, b""), [(ACK, vec![])]);
+    assert_eq!(client.go(""), ERR_UNKNOWN);
+    assert_eq!(client.go("5f3b"), ERR_UNKNOWN);
+    assert_eq!(client.go("5f3a"), ACK);
 }
 
 #[test]

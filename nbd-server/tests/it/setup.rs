@@ -25,11 +25,17 @@ impl TestServer {
     }
 
     pub fn with(options: Options, exports: Vec<(&str, SharedDevice)>) -> TestServer {
+        let exports = exports.into_iter();
+        let exports = exports.map(|(name, device)| Export::new(name, device));
+        TestServer::serve(options, exports.collect())
+    }
+
+    pub fn serve(options: Options, exports: Vec<Export>) -> TestServer {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("socket");
         let mut server = Server::new(options);
-        for (name, device) in exports {
-            server.add_export(Export::new(name, device)).unwrap();
+        for export in exports {
+            server.add_export(export).unwrap();
         }
         server.add_listener(Listener::unix(&socket).unwrap());
         TestServer {
