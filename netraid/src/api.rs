@@ -1,5 +1,6 @@
 //! How others reach the daemon: HTTP + JSON for peers over mutual TLS, for commands over a unix socket.
 
+pub mod document;
 pub mod identity;
 pub mod issue;
 pub mod listen;

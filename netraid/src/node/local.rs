@@ -1,0 +1,398 @@
+//! What one mirror has on this node: the disk, the array while it is in service here, the export while it is a target.
+//!
+//! Everything here blocks, each call within a bound: an array's start and stop 60 s, adding a leg about 10 s. The processes
+//! outlive the daemon, and are found again by it.
+
+mod export;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use flags::NodeName;
+
+use export::Exported;
+pub use export::Ticket;
+
+use crate::api::document;
+use crate::array::create::{self, Creation};
+use crate::array::disk::{Access, Disk};
+use crate::array::leg::{Leg, LegError, generations};
+use crate::array::{Added, Array, ArrayError, ArrayStatus, Backend, NewLeg, Speed, Start, Watch};
+use crate::mirror::generation::{Extent, Generations};
+use crate::mirror::node::{NodeId, NodeSet};
+use crate::status::{Status, word};
+
+/// Where things are, from the configuration.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The mirror.
+    pub tag: String,
+    /// This node.
+    pub own: NodeId,
+    /// The nodes, by slot.
+    pub names: Vec<NodeName>,
+    /// This node's leg.
+    pub disk: PathBuf,
+    /// Where this node's leg is exported while it is a target: address and port.
+    pub listen: std::net::SocketAddr,
+    /// For files of running processes.
+    pub run_dir: PathBuf,
+    /// The program `nbd-server`.
+    pub nbd_server: PathBuf,
+    /// Bounds of the resync's speed.
+    pub speed: Speed,
+    /// Writes that may be on the way to the other legs; `None` to wait for all.
+    pub async_limit: Option<u16>,
+    /// Bytes under one bit of the bitmap; `None` for no bitmap.
+    pub chunk: Option<u32>,
+}
+
+/// What the own leg says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OwnLeg {
+    /// Whose data it has; nobody's if the disk holds no leg of the mirror.
+    pub generations: Generations,
+    /// It is not in the middle of a resync.
+    pub consistent: bool,
+    /// Identity of the array.
+    pub array: Option<[u8; 16]>,
+    /// Bytes of the mirror.
+    pub size: Option<u64>,
+}
+
+/// A leg as the array has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LegState {
+    /// Equal.
+    InSync,
+    /// Being resynced, so many percent.
+    Resyncing(u8),
+    /// Not in the array.
+    Out,
+}
+
+/// The array as it is now.
+#[derive(Clone, Debug)]
+pub struct View {
+    /// The legs of the others, by slot.
+    pub legs: Vec<(NodeId, LegState, Option<String>)>,
+    /// This node's own leg failed.
+    pub own_leg_failed: bool,
+    /// What people are shown.
+    pub status: ArrayStatus,
+}
+
+impl View {
+    /// Nodes whose legs are in that state.
+    pub fn with(&self, wanted: impl Fn(LegState) -> bool) -> NodeSet {
+        let legs = self.legs.iter().filter(|(_, state, _)| wanted(*state));
+        legs.map(|(node, ..)| *node).collect()
+    }
+
+    /// A node's leg, and why it is out.
+    pub fn leg(&self, node: NodeId) -> (LegState, Option<&str>) {
+        let found = self.legs.iter().find(|(known, ..)| *known == node);
+        found.map_or((LegState::Out, None), |(_, state, why)| {
+            (*state, why.as_deref())
+        })
+    }
+}
+
+/// One mirror's disk and processes on this node.
+pub struct Local {
+    plan: Plan,
+    backend: Box<dyn Backend>,
+    array: Option<Box<dyn Array>>,
+    exported: Option<Exported>,
+}
+
+impl Local {
+    /// Finds what an earlier daemon left running.
+    ///
+    /// # Errors
+    /// If it can't be told whether something runs.
+    pub fn open(plan: Plan, backend: Box<dyn Backend>) -> Result<Local, ArrayError> {
+        let array = backend.find(&plan.tag)?;
+        let exported = Exported::find(&plan).map_err(ArrayError::failed)?;
+        Ok(Local {
+            plan,
+            backend,
+            array,
+            exported,
+        })
+    }
+
+    /// Where things are.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// What the own leg says. A disk that holds nothing of this mirror is a leg without data.
+    ///
+    /// # Errors
+    /// If the disk can't be read, or its metadata is damaged.
+    pub fn own_leg(&self) -> Result<OwnLeg, ArrayError> {
+        let disk = Disk::open(&self.plan.disk, Access::Read).map_err(ArrayError::failed)?;
+        let leg = match Leg::read(&disk) {
+            Ok(leg) => leg,
+            Err(LegError::Blank) => return Ok(OwnLeg::default()),
+            Err(error) => {
+                let disk = self.plan.disk.display();
+                return Err(ArrayError::Failed(format!("disk {disk}: {error}")));
+            }
+        };
+        if !leg.is_of(&self.plan.tag) || leg.slot != self.plan.own.slot() {
+            return Err(ArrayError::refused(format!(
+                "disk {} is leg {} of mirror {}, not leg {} of {}",
+                self.plan.disk.display(),
+                leg.slot,
+                leg.tag(),
+                self.plan.own.slot(),
+                self.plan.tag
+            )));
+        }
+        Ok(OwnLeg {
+            generations: match leg.witness() {
+                // The embedded engine names each departure itself.
+                witness if witness.kernel => witness.generations(),
+                _ => generations(&leg.record),
+            },
+            consistent: leg.is_consistent(),
+            array: Some(leg.superblock.set_uuid.0),
+            size: Some(leg.size()),
+        })
+    }
+
+    /// Makes the disk the first leg of the mirror.
+    ///
+    /// # Errors
+    /// [`ArrayError::Refused`] if it holds something that is not to be overwritten.
+    pub fn create(&self, force: bool, keep: bool, dry_run: bool) -> Result<(), ArrayError> {
+        let node = self.plan.names.get(self.plan.own.slot()).cloned();
+        create::create(&Creation {
+            tag: flags::Tag::new(self.plan.tag.as_str()).map_err(ArrayError::failed)?,
+            disk: self.plan.disk.clone(),
+            nodes: self.plan.names.clone(),
+            node: node.ok_or_else(|| ArrayError::Failed("this node has no name".into()))?,
+            chunk: self.plan.chunk,
+            keep,
+            force,
+            dry_run,
+        })?;
+        Ok(())
+    }
+
+    /// The array as it is; `None` while it is not in service here.
+    ///
+    /// # Errors
+    /// If it runs and can't be asked.
+    pub fn view(&mut self) -> Result<Option<View>, ArrayError> {
+        let Some(array) = &self.array else {
+            return Ok(None);
+        };
+        match array.status() {
+            Ok(status) => Ok(Some(view(status, self.plan.own))),
+            Err(error) => match self.backend.find(&self.plan.tag)? {
+                Some(_) => Err(error),
+                None => {
+                    self.array = None;
+                    Ok(None)
+                }
+            },
+        }
+    }
+
+    /// Whether the array ran when it was last looked at.
+    pub fn is_running(&self) -> bool {
+        self.array.is_some()
+    }
+
+    /// Starts the array from the own leg alone.
+    ///
+    /// # Errors
+    /// See [`Backend::start`].
+    pub fn assemble(&mut self, force: bool) -> Result<(), ArrayError> {
+        self.array = Some(self.backend.start(&Start {
+            tag: self.plan.tag.clone(),
+            disk: self.plan.disk.clone(),
+            force,
+            speed: self.plan.speed,
+            async_limit: self.plan.async_limit,
+        })?);
+        Ok(())
+    }
+
+    /// Stops the array cleanly.
+    ///
+    /// # Errors
+    /// If it is in use.
+    pub fn stop(&mut self) -> Result<(), ArrayError> {
+        if let Some(array) = &self.array {
+            array.stop()?;
+        }
+        self.array = None;
+        Ok(())
+    }
+
+    /// Connects a peer's leg, merges its bitmap and begins its resync.
+    ///
+    /// # Errors
+    /// Why it was not added.
+    pub fn add(
+        &self,
+        node: NodeId,
+        location: &str,
+        extent: Extent,
+        discard: bool,
+        force: bool,
+    ) -> Result<Added, ArrayError> {
+        self.running()?.add(&NewLeg {
+            node: self.name(node),
+            location: location.to_owned(),
+            full: extent == Extent::Full,
+            discard,
+            force,
+        })
+    }
+
+    /// Copies everything to a leg that is in the array.
+    ///
+    /// # Errors
+    /// If it is not.
+    pub fn copy_all(&self, node: NodeId) -> Result<Added, ArrayError> {
+        self.running()?.full_resync(&self.name(node))
+    }
+
+    /// Goes on without a leg. One that is out already needs nothing.
+    ///
+    /// # Errors
+    /// If it is still in afterwards.
+    pub fn drop_leg(&mut self, node: NodeId) -> Result<(), ArrayError> {
+        let removed = self.running()?.remove(&self.name(node));
+        let Err(error) = removed else { return Ok(()) };
+        match self.view()? {
+            Some(view) if view.leg(node).0 != LegState::Out => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Bounds the resync's speed from now on.
+    ///
+    /// # Errors
+    /// If the array does not take it.
+    pub fn set_speed(&mut self, speed: Speed) -> Result<(), ArrayError> {
+        self.plan.speed = speed;
+        match &self.array {
+            Some(array) => array.set_speed(speed),
+            None => Ok(()),
+        }
+    }
+
+    /// Begins to listen to the array.
+    ///
+    /// # Errors
+    /// If it does not run, or can't be watched.
+    pub fn watch(&self) -> Result<Box<dyn Watch>, ArrayError> {
+        self.running()?.watch()
+    }
+
+    /// The source whose writes the own leg takes.
+    pub fn accepts(&self) -> Option<&Ticket> {
+        self.exported.as_ref().map(Exported::ticket)
+    }
+
+    /// Takes writes to the own leg from this source only, and from nobody if `None`. When it returns, nothing that another
+    /// source had on its way can land any more: the process that took it is gone.
+    ///
+    /// # Errors
+    /// If the old process can't be ended, or no new one started.
+    pub fn accept(&mut self, source: Option<NodeId>) -> Result<(), ArrayError> {
+        if let Some(old) = &self.exported {
+            old.end(&self.plan).map_err(ArrayError::failed)?;
+            self.exported = None;
+        }
+        if let Some(source) = source {
+            let ticket = Ticket::new(source);
+            self.exported = Some(Exported::start(&self.plan, ticket).map_err(ArrayError::failed)?);
+        }
+        Ok(())
+    }
+
+    /// Starts the export again if its process has ended; whether it had.
+    ///
+    /// # Errors
+    /// If it can't be started.
+    pub fn look_after_export(&mut self) -> Result<bool, ArrayError> {
+        let Some(exported) = &self.exported else {
+            return Ok(false);
+        };
+        if exported.lives() {
+            return Ok(false);
+        }
+        // What it had answered is in the page cache, which outlives it; so the agreement stays.
+        let ticket = exported.ticket().clone();
+        self.exported = Some(Exported::start(&self.plan, ticket).map_err(ArrayError::failed)?);
+        Ok(true)
+    }
+
+    fn running(&self) -> Result<&dyn Array, ArrayError> {
+        let array = self.array.as_deref();
+        array.ok_or_else(|| ArrayError::Failed(format!("mirror {} does not run", self.plan.tag)))
+    }
+
+    fn name(&self, node: NodeId) -> String {
+        let name = self.plan.names.get(node.slot());
+        name.map_or_else(|| format!("node {}", node.slot()), ToString::to_string)
+    }
+}
+
+fn view(status: ArrayStatus, own: NodeId) -> View {
+    let mut legs = Vec::new();
+    let mut own_leg_failed = false;
+    for leg in &status.status.legs {
+        let Some(node) = u8::try_from(leg.slot).ok().and_then(NodeId::new) else {
+            continue;
+        };
+        let state = match leg.status.as_str() {
+            word::TARGET | word::SOURCE => LegState::InSync,
+            word::RESYNCING | word::PAUSED => {
+                LegState::Resyncing(percent(leg.missing_bytes, &status.status))
+            }
+            _ => LegState::Out,
+        };
+        match node == own {
+            true => own_leg_failed = leg.disk != "UpToDate",
+            false => legs.push((node, state, leg.reason.clone())),
+        }
+    }
+    View {
+        legs,
+        own_leg_failed,
+        status,
+    }
+}
+
+/// How much of a leg's resync is done.
+fn percent(missing: u64, status: &Status) -> u8 {
+    let done = match &status.resync {
+        Some(resync) => resync.percent,
+        None if status.size == 0 => 0.0,
+        None => 100.0 - 100.0 * missing as f64 / status.size as f64,
+    };
+    // Whoever is at 100 is in sync, and said so.
+    done.clamp(0.0, 99.0) as u8
+}
+
+/// The resync under way, for people.
+pub fn resync(status: &Status) -> Option<document::Resync> {
+    status.resync.as_ref().map(|resync| document::Resync {
+        copied: resync.copied,
+        left: resync.left,
+        percent: resync.percent,
+        speed: resync.speed,
+        time_left_ms: resync.time_left_ms,
+    })
+}
+
+/// Longest wait for the end of an export's process.
+const END: Duration = Duration::from_secs(10);
