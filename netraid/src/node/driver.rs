@@ -1,0 +1,460 @@
+//! One mirror on this node: a thread that hears what happens, asks the machine, and performs what it says.
+//!
+//! - `perform`: the machine's actions, in their order.
+//! - `array`: what the array has to tell, compared with what the machine believes.
+//! - `order`: what commands ask for.
+//! - `show`: what people and scripts are shown.
+//!
+//! The thread is the only one that touches the mirror's files and processes. What others see of it (status, record) is
+//! published when everything that it describes has been done.
+
+mod array;
+mod order;
+mod perform;
+mod show;
+
+pub(in crate::node) use array::STACK;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
+use std::time::{Duration, Instant};
+
+use super::local::{LegState, Local, OwnLeg};
+use super::memory::{Store, StoreError};
+use super::shared::{Envelope, Shared, Told};
+use crate::api::document::{Answer, Decided, Order};
+use crate::array::{ArrayError, Backend};
+use crate::mirror::event::{Boot, Event};
+use crate::mirror::generation::SLOTS;
+use crate::mirror::machine::{Machine, Service, Settings, Standing};
+use crate::mirror::node::{Names, NodeId, NodeSet};
+use crate::mirror::record::Memory;
+
+/// What the thread hears.
+#[derive(Debug)]
+pub enum Input {
+    /// Somebody orders something, and waits for the answer.
+    Order {
+        /// What.
+        order: Order,
+        /// Only tell what would be done.
+        dry_run: bool,
+        /// Where the answer goes. Nobody may be waiting for it any more.
+        answer: SyncSender<Answer>,
+    },
+    /// A peer's daemon was reached, or told something new.
+    Peer(Box<Told>),
+    /// It can't be reached any more.
+    PeerLost(NodeId),
+    /// A peer asks how it is now.
+    Ask(SyncSender<Envelope>),
+    /// Something happened to the array.
+    ArrayChanged,
+    /// The daemon ends; what runs goes on.
+    End,
+}
+
+/// Makes a way to run arrays; each thread has its own.
+pub type MakeBackend = Arc<dyn Fn() -> Box<dyn Backend> + Send + Sync>;
+
+/// What a driver is made of.
+pub struct Parts {
+    /// What was configured.
+    pub settings: Settings,
+    /// For sentences.
+    pub names: Names,
+    /// What people are shown of the configuration.
+    pub about: show::About,
+    /// The disk and the processes.
+    pub plan: super::local::Plan,
+    /// The files.
+    pub store: Store,
+    /// The backend.
+    pub backend: MakeBackend,
+    /// What all mirrors of this node have in common.
+    pub shared: Arc<Shared>,
+}
+
+pub use show::About;
+
+/// The thread's state.
+pub struct Driver {
+    settings: Settings,
+    names: Names,
+    about: About,
+    shared: Arc<Shared>,
+    store: Store,
+    backend: MakeBackend,
+    local: Local,
+    machine: Machine,
+    own_leg: OwnLeg,
+    /// Events that the performing of actions led to.
+    follow: VecDeque<Event>,
+    /// Who waits for the answer to the order that is being carried out.
+    asker: Option<SyncSender<Answer>>,
+    /// When the time for the previous source is over.
+    wait_over: Option<Instant>,
+    /// When legs that failed are tried again, and how long after that.
+    retry: Option<Instant>,
+    pause: Duration,
+    /// The secret that lets this node into a peer's export.
+    tickets: [Option<String>; SLOTS],
+    decided: [Option<Decided>; SLOTS],
+    failures: [Option<String>; SLOTS],
+    /// Targets whose disk may be overwritten, as their `extend` said.
+    overwrite: NodeSet,
+    /// What could not be done, and is tried again: shown until it works.
+    problem: Option<String>,
+    /// Ends the thread that listens to the array.
+    listening: Option<Arc<AtomicBool>>,
+    /// An array event waits to be heard already.
+    poked: Arc<AtomicBool>,
+    inputs: SyncSender<Input>,
+}
+
+/// Something that keeps the driver from going on; it begins anew, as after a restart of the daemon.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Broken {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Array(#[from] ArrayError),
+}
+
+/// Runs a mirror until [`Input::End`].
+pub fn run(parts: impl Fn() -> Parts, inputs: SyncSender<Input>, heard: &Receiver<Input>) {
+    loop {
+        let parts = parts();
+        let (tag, shared) = (parts.names.tag.clone(), Arc::clone(&parts.shared));
+        let why = match Driver::begin(parts, inputs.clone()) {
+            Ok(mut driver) => match driver.listen(heard) {
+                Ok(()) => return,
+                Err(broken) => {
+                    driver.stop_listening();
+                    broken.to_string()
+                }
+            },
+            Err(broken) => broken.to_string(),
+        };
+        shared.broken(&tag, &why);
+        if !wait_broken(&why, heard) {
+            return;
+        }
+    }
+}
+
+/// Answers everybody that it can't be done now; false when the daemon ends.
+fn wait_broken(why: &str, heard: &Receiver<Input>) -> bool {
+    let until = Instant::now() + AGAIN;
+    loop {
+        match heard.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            Ok(Input::End) | Err(RecvTimeoutError::Disconnected) => return false,
+            Ok(Input::Order { answer, .. }) => {
+                let _ = answer.try_send(Answer::not(
+                    crate::api::document::Outcome::Failed,
+                    why,
+                    None,
+                ));
+            }
+            // Who asks gets no answer: this node does not know how it is.
+            Ok(_) => {}
+            Err(RecvTimeoutError::Timeout) => return true,
+        }
+    }
+}
+
+impl Driver {
+    fn begin(parts: Parts, inputs: SyncSender<Input>) -> Result<Driver, Broken> {
+        let Parts {
+            settings,
+            names,
+            about,
+            plan,
+            mut store,
+            backend,
+            shared,
+        } = parts;
+        let memory = store.load()?.unwrap_or_default();
+        let local = Local::open(plan, backend())?;
+        let machine = Machine::new(settings.clone(), memory);
+        let mut driver = Driver {
+            settings,
+            names,
+            about,
+            shared,
+            store,
+            backend,
+            local,
+            machine,
+            own_leg: OwnLeg::default(),
+            follow: VecDeque::new(),
+            asker: None,
+            wait_over: None,
+            retry: None,
+            pause: RETRY,
+            tickets: Default::default(),
+            decided: Default::default(),
+            failures: Default::default(),
+            overwrite: NodeSet::NONE,
+            problem: None,
+            listening: None,
+            poked: Arc::default(),
+            inputs,
+        };
+        driver.boot()?;
+        Ok(driver)
+    }
+
+    /// Takes up what an earlier daemon left running.
+    fn boot(&mut self) -> Result<(), Broken> {
+        let own = self.settings.own;
+        let boot = match (self.local.view()?, self.local.accepts()) {
+            (Some(view), _) => Boot::Running {
+                members: view.with(|leg| leg == LegState::InSync).with(own),
+                resyncing: view.with(|leg| matches!(leg, LegState::Resyncing(_))),
+            },
+            (None, Some(ticket)) => Boot::Serving {
+                source: ticket.source,
+            },
+            // In service when the daemon was last seen, and the array is gone without the machine having gone down: its
+            // process died while nobody looked after it. Whether it may go on is decided as after a crash.
+            (None, None) => Boot::Idle,
+        };
+        self.happen(Event::Boot(boot))?;
+        self.look_at_own_leg()?;
+        if self.local.is_running() {
+            self.listen_to_array();
+        }
+        self.publish();
+        // Peers that were met before this began are met again.
+        self.shared.greet(&self.names.tag);
+        Ok(())
+    }
+
+    /// Hears until the daemon ends.
+    fn listen(&mut self, heard: &Receiver<Input>) -> Result<(), Broken> {
+        let mut look = Instant::now() + LOOK;
+        loop {
+            let now = Instant::now();
+            let deadlines = [self.wait_over, self.retry, Some(look)];
+            let next = deadlines.into_iter().flatten().min().unwrap_or(look);
+            match heard.recv_timeout(next.saturating_duration_since(now)) {
+                Ok(Input::End) | Err(RecvTimeoutError::Disconnected) => {
+                    self.stop_listening();
+                    return Ok(());
+                }
+                Ok(input) => self.hear(input)?,
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            let now = Instant::now();
+            if self.wait_over.is_some_and(|at| at <= now) {
+                self.wait_over = None;
+                self.happen(Event::WaitOver)?;
+            }
+            if self.retry.is_some_and(|at| at <= now) {
+                self.retry = None;
+                self.happen(Event::QuickCheck)?;
+            }
+            if look <= now {
+                look = now + LOOK;
+                self.look_around()?;
+            }
+            self.plan_retry();
+            self.publish();
+        }
+    }
+
+    fn hear(&mut self, input: Input) -> Result<(), Broken> {
+        match input {
+            Input::Order {
+                order,
+                dry_run,
+                answer,
+            } => return self.order(&order, dry_run, answer),
+            Input::Peer(told) => return self.hear_peer(*told),
+            Input::PeerLost(node) => {
+                if self.machine.peer(node).is_some() {
+                    self.shared.tell(
+                        Some(&self.names.tag),
+                        "peer-lost",
+                        format!("{} can't be reached", self.names.node(node)),
+                    );
+                    self.happen(Event::PeerLost(node))?;
+                }
+            }
+            Input::Ask(answer) => {
+                self.look_at_own_leg()?;
+                self.publish();
+                if let Some(envelope) = self.shared.envelope(&self.names.tag) {
+                    let _ = answer.try_send(envelope);
+                }
+            }
+            Input::ArrayChanged => {
+                self.poked.store(false, Ordering::Release);
+                self.look_at_array()?;
+            }
+            Input::End => {}
+        }
+        Ok(())
+    }
+
+    fn hear_peer(&mut self, told: Told) -> Result<(), Broken> {
+        let node = told.record.node;
+        if node == self.settings.own || told.nodes != self.names.nodes {
+            return Ok(());
+        }
+        if self.machine.peer(node).is_none() {
+            self.shared.tell(
+                Some(&self.names.tag),
+                "peer-met",
+                format!("{} can be reached", self.names.node(node)),
+            );
+        }
+        self.tickets[node.slot()] = told.ticket;
+        self.happen(Event::Peer(Box::new(told.record)))
+    }
+
+    /// What is not told by anybody: flags changed by hand, an array or an export whose process died.
+    fn look_around(&mut self) -> Result<(), Broken> {
+        self.look_at_flags()?;
+        if self.local.look_after_export()? {
+            self.shared.tell(
+                Some(&self.names.tag),
+                "export-restarted",
+                "the process that exported this node's leg had ended; it was started again".into(),
+            );
+        }
+        if self.machine.service() == Service::In {
+            self.look_at_own_leg()?;
+            self.look_at_array()?;
+        }
+        Ok(())
+    }
+
+    /// Something happened: what it depends on is read first, then the machine is asked and obeyed, and so on for all that
+    /// follows from it.
+    pub(super) fn happen(&mut self, event: Event) -> Result<(), Broken> {
+        self.follow.push_back(event);
+        while let Some(event) = self.follow.pop_front() {
+            self.look_at_flags()?;
+            if reads_own_leg(&event) {
+                self.look_at_own_leg()?;
+            }
+            let actions = self.machine.handle(event);
+            self.perform(actions)?;
+        }
+        Ok(())
+    }
+
+    fn look_at_flags(&mut self) -> Result<(), Broken> {
+        let (last_owner, source, data_corrupt) = match self.store.flags() {
+            Ok(found) => found,
+            Err(error) => {
+                // What was known before counts until somebody mends it.
+                self.problem = Some(error.to_string());
+                return Ok(());
+            }
+        };
+        let memory = self.machine.memory();
+        if (memory.last_owner, memory.source, memory.data_corrupt)
+            != (last_owner, source, data_corrupt)
+        {
+            let actions = self.machine.handle(Event::Flags {
+                last_owner,
+                source,
+                data_corrupt,
+            });
+            self.perform(actions)?;
+        }
+        Ok(())
+    }
+
+    /// What the own leg says now; a leg that can't be read says what it said before.
+    pub(super) fn look_at_own_leg(&mut self) -> Result<(), Broken> {
+        match self.local.own_leg() {
+            Ok(found) => {
+                self.own_leg = found;
+                self.problem = None;
+            }
+            Err(error) => {
+                self.problem = Some(error.to_string());
+                return Ok(());
+            }
+        }
+        let memory = self.machine.memory();
+        let known = (&memory.generations, memory.consistent);
+        if known == (&self.own_leg.generations, self.own_leg.consistent) {
+            return Ok(());
+        }
+        let minted = self.machine.service() == Service::In
+            && memory.generations.current != self.own_leg.generations.current;
+        let generations = self.own_leg.generations.clone();
+        let actions = self.machine.handle(Event::OwnLeg {
+            generations: generations.clone(),
+            consistent: self.own_leg.consistent,
+        });
+        self.perform(actions)?;
+        if minted {
+            // The array has named a generation since; later ones are told of with this one.
+            let actions = self.machine.handle(Event::Minted(generations));
+            self.perform(actions)?;
+        }
+        Ok(())
+    }
+
+    /// Legs that failed are tried again, less and less often.
+    fn plan_retry(&mut self) {
+        let standing = |wanted: Standing| {
+            let mut nodes = NodeId::all();
+            nodes.any(|node| self.machine.standing(node) == wanted)
+        };
+        let failed = standing(Standing::Failed) && !standing(Standing::WaitsForQuickCheck);
+        match (failed, self.retry) {
+            (true, None) => {
+                self.retry = Some(Instant::now() + self.pause);
+                self.pause = (self.pause * 2).min(SELDOM);
+            }
+            (false, _) => {
+                self.retry = None;
+                if self.machine.service() != Service::In
+                    || self.machine.members().len() == self.machine.memory().nodes.len()
+                {
+                    self.pause = RETRY;
+                }
+            }
+            (true, Some(_)) => {}
+        }
+    }
+
+    /// Everything that this node remembers of the mirror.
+    pub(super) fn memory(&self) -> &Memory {
+        self.machine.memory()
+    }
+}
+
+/// Whether the event is judged by what the own leg says now.
+fn reads_own_leg(event: &Event) -> bool {
+    matches!(
+        event,
+        Event::Boot(_)
+            | Event::Restore
+            | Event::Force
+            | Event::Resolve { .. }
+            | Event::Peer(_)
+            | Event::PeerLost(_)
+            | Event::Assembled
+            | Event::Stopped
+            | Event::ResyncEnded(_)
+    )
+}
+
+/// How often is looked for what nobody tells.
+const LOOK: Duration = Duration::from_secs(1);
+/// First pause before a leg that failed is tried again; doubled each time.
+const RETRY: Duration = Duration::from_secs(2);
+/// The longest.
+const SELDOM: Duration = Duration::from_secs(30);
+/// Pause before a mirror whose files or disk could not be used is tried again.
+const AGAIN: Duration = Duration::from_secs(5);

@@ -1,0 +1,167 @@
+//! What the array has to tell. Its state is read, and compared with what the machine believes: so nothing old is taken for
+//! news, whatever became of the messages.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use super::{Broken, Driver, Input};
+use crate::api::document::Answer;
+use crate::mirror::event::{Boot, Event};
+use crate::mirror::machine::{Leg, Service};
+use crate::mirror::node::{NodeId, NodeSet};
+use crate::node::local::LegState;
+
+impl Driver {
+    /// Reads the array's state and tells the machine what is new.
+    pub(super) fn look_at_array(&mut self) -> Result<(), Broken> {
+        if self.machine.service() != Service::In {
+            return Ok(());
+        }
+        let view = match self.local.view() {
+            Ok(Some(view)) => view,
+            Ok(None) => return self.array_died(),
+            Err(error) => {
+                self.problem = Some(error.to_string());
+                return Ok(());
+            }
+        };
+        if view.own_leg_failed && self.machine.has_own_leg() {
+            self.tell("own-leg-failed", "this node's own leg failed".into());
+            self.happen(Event::OwnLegFailed)?;
+        }
+        let own = self.settings.own;
+        for node in NodeId::all().filter(|node| *node != own) {
+            let (state, why) = view.leg(node);
+            match (self.machine.leg(node), state) {
+                (Leg::Resyncing(_), LegState::InSync) => {
+                    self.tell("in-sync", format!("{} is in sync", self.names.node(node)));
+                    self.happen(Event::ResyncEnded(node))?;
+                }
+                (Leg::Resyncing(known), LegState::Resyncing(percent)) if known != percent => {
+                    self.happen(Event::Progress(node, percent))?;
+                }
+                (Leg::InSync | Leg::Resyncing(_), LegState::Out) => {
+                    // What is written without it has a name of its own by now.
+                    self.look_at_own_leg()?;
+                    let why = why.unwrap_or("the array does not say why").to_owned();
+                    self.leg_failed(node, &why);
+                    self.drain()?;
+                }
+                // Nobody ordered that: the machine has it dropped.
+                (Leg::Out, LegState::InSync | LegState::Resyncing(_)) => {
+                    self.happen(Event::Progress(node, 0))?;
+                }
+                (Leg::InSync, LegState::Resyncing(percent)) => {
+                    let why = "it is being resynced though it was in sync";
+                    self.leg_failed(node, &why);
+                    self.drain()?;
+                    self.happen(Event::Progress(node, percent))?;
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Handles what waits.
+    fn drain(&mut self) -> Result<(), Broken> {
+        match self.follow.pop_front() {
+            Some(event) => self.happen(event),
+            None => Ok(()),
+        }
+    }
+
+    /// The array's process died while the mirror was in service. The application hangs or gets errors: it is started
+    /// again at once, from the own leg, and the targets come back to it. What was not answered may be on some legs and not
+    /// on others, and is marked.
+    fn array_died(&mut self) -> Result<(), Broken> {
+        self.tell(
+            "array-died",
+            "the array's process has ended; it is started again".into(),
+        );
+        self.stop_listening();
+        if let Some(by) = self.machine.superseded() {
+            let why = format!("{} has taken over", self.names.node(by));
+            self.problem = Some(why);
+            return Ok(());
+        }
+        self.local.assemble(false)?;
+        let members = NodeSet::of(self.settings.own);
+        let resyncing = NodeSet::NONE;
+        self.happen(Event::Boot(Boot::Running { members, resyncing }))?;
+        self.listen_to_array();
+        // Booting made the machine forget whom it had met.
+        self.shared.greet(&self.names.tag);
+        Ok(())
+    }
+
+    /// Begins to listen, in a thread of its own that does nothing but say that there is something to hear.
+    pub(super) fn listen_to_array(&mut self) {
+        self.stop_listening();
+        let over = Arc::new(AtomicBool::new(false));
+        self.listening = Some(Arc::clone(&over));
+        let (make, tag) = (Arc::clone(&self.backend), self.names.tag.clone());
+        let (inputs, poked) = (self.inputs.clone(), Arc::clone(&self.poked));
+        let poke = move || {
+            if !poked.swap(true, Ordering::AcqRel) && inputs.try_send(Input::ArrayChanged).is_err()
+            {
+                poked.store(false, Ordering::Release);
+            }
+        };
+        let listen = move || {
+            let backend = make();
+            let array = backend.find(&tag).ok().flatten();
+            let watch = array.and_then(|array| array.watch().ok());
+            let Some(mut watch) = watch else {
+                return poke();
+            };
+            while !over.load(Ordering::Relaxed) {
+                match watch.next(PATIENCE) {
+                    Ok(events) if events.is_empty() => {}
+                    Ok(_) => poke(),
+                    // It ended; whether it should have, the driver knows.
+                    Err(_) => return poke(),
+                }
+            }
+        };
+        let begun = thread::Builder::new()
+            .name(format!("watch-{}", self.names.tag))
+            .stack_size(STACK)
+            .spawn(listen);
+        if begun.is_err() {
+            // It is looked at each second all the same.
+            self.tell("no-thread", "the array can't be listened to".into());
+        }
+    }
+
+    pub(super) fn stop_listening(&mut self) {
+        if let Some(over) = self.listening.take() {
+            over.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Has the array looked at soon.
+    pub(super) fn poke(&self) {
+        if !self.poked.swap(true, Ordering::AcqRel)
+            && self.inputs.try_send(Input::ArrayChanged).is_err()
+        {
+            self.poked.store(false, Ordering::Release);
+        }
+    }
+
+    /// An order that can't be meant.
+    pub(super) fn usage(&mut self, why: impl std::fmt::Display) {
+        self.answer(Answer::not(
+            crate::api::document::Outcome::Usage,
+            why,
+            Some(format!("netraid status {}", self.names.tag)),
+        ));
+    }
+}
+
+/// How long the listener waits before it looks whether it is still wanted.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Stack of threads that do little.
+pub(in crate::node) const STACK: usize = 512 * 1024;

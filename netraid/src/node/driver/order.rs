@@ -1,0 +1,323 @@
+//! What commands ask for, turned into the machine's events.
+
+use std::sync::mpsc::SyncSender;
+
+use super::{Broken, Driver, perform};
+use crate::api::document::{Answer, Order, Outcome};
+use crate::mirror::action::{Action, Flag};
+use crate::mirror::event::{Boot, Event};
+use crate::mirror::generation::Generation;
+use crate::mirror::machine::{Machine, Service};
+use crate::mirror::node::{NodeId, NodeSet};
+use crate::mirror::record::Memory;
+
+impl Driver {
+    /// Carries an order out, and answers.
+    pub(super) fn order(
+        &mut self,
+        order: &Order,
+        dry_run: bool,
+        asker: SyncSender<Answer>,
+    ) -> Result<(), Broken> {
+        self.asker = Some(asker);
+        let done = self.carry_out(order, dry_run);
+        if done.is_err() {
+            self.answer(Answer::not(
+                Outcome::Failed,
+                format!("what this node keeps of {} can't be used", self.names.tag),
+                Some(format!("netraid events {}", self.names.tag)),
+            ));
+        }
+        // Whatever has not been answered by now was not understood by the machine.
+        let why = "nothing came of it";
+        self.answer(Answer::not(Outcome::Failed, why, None));
+        done
+    }
+
+    fn carry_out(&mut self, order: &Order, dry_run: bool) -> Result<(), Broken> {
+        let event = match order {
+            Order::Create { force, keep } => return self.create(*force, *keep, dry_run),
+            Order::Delete => return self.delete(dry_run),
+            Order::Restore => Event::Restore,
+            Order::Remove => Event::Remove,
+            Order::QuickCheck => Event::QuickCheck,
+            Order::Force => Event::Force,
+            Order::Parents { up } => Event::Parents { up: *up },
+            Order::Pause { targets } => match self.nodes(targets) {
+                Some(targets) => Event::Pause(targets),
+                None => return Ok(()),
+            },
+            Order::Resume { targets } => match self.nodes(targets) {
+                Some(targets) => Event::Resume(targets),
+                None => return Ok(()),
+            },
+            Order::FullResync { targets } => match self.nodes(targets) {
+                Some(targets) => Event::FullResync(targets),
+                None => return Ok(()),
+            },
+            Order::Resolve { discard } => match self.node(discard) {
+                Some(discard) => Event::Resolve { discard },
+                None => return Ok(()),
+            },
+            Order::Extend { node, force } => match self.node(node) {
+                Some(node) => {
+                    if *force && !dry_run {
+                        self.overwrite = self.overwrite.with(node);
+                    }
+                    Event::Extend(node)
+                }
+                None => return Ok(()),
+            },
+            Order::Unextend { node } => match self.node(node) {
+                Some(node) => Event::Unextend(node),
+                None => return Ok(()),
+            },
+        };
+        if let (Event::Restore | Event::Force | Event::Resolve { .. }, Some(problem)) =
+            (&event, self.unreadable())
+        {
+            self.answer(Answer::not(Outcome::Failed, problem, None));
+            return Ok(());
+        }
+        if matches!(event, Event::Restore | Event::Force | Event::Resolve { .. })
+            && self.machine.service() == Service::Out
+        {
+            self.ask_peers()?;
+        }
+        if dry_run {
+            self.rehearse(event);
+            return Ok(());
+        }
+        if let Event::Parents { .. } = event {
+            self.happen(event)?;
+            self.answer(Answer::done());
+            return Ok(());
+        }
+        if event == Event::QuickCheck {
+            return self.quick_check();
+        }
+        self.happen(event)
+    }
+
+    /// `quickCheck` fails where the mirror should be in service and is not, or can't be used.
+    fn quick_check(&mut self) -> Result<(), Broken> {
+        self.look_around()?;
+        self.retry = None;
+        let asker = self.asker.take();
+        self.happen(Event::QuickCheck)?;
+        self.asker = asker;
+        let answer = match (self.machine.service(), self.machine.superseded()) {
+            (Service::In, None) => Answer::done(),
+            (Service::In, Some(by)) => Answer::not(
+                Outcome::Refused,
+                format!("{} took over and has newer data", self.names.node(by)),
+                Some(format!("netraid stop {}", self.names.tag)),
+            ),
+            _ => Answer::not(
+                Outcome::Refused,
+                format!(
+                    "{} is not in service on {}",
+                    self.names.tag,
+                    self.names.node(self.settings.own)
+                ),
+                Some(format!("netraid start {}", self.names.tag)),
+            ),
+        };
+        self.answer(answer);
+        Ok(())
+    }
+
+    /// Asks every peer how it is now: what was told earlier may be old.
+    fn ask_peers(&mut self) -> Result<(), Broken> {
+        let own = self.settings.own;
+        let count = u8::try_from(self.names.nodes.len()).unwrap_or(u8::MAX);
+        let others: Vec<(NodeId, String)> = (0..count)
+            .filter_map(NodeId::new)
+            .filter(|node| *node != own)
+            .map(|node| (node, self.names.node(node)))
+            .collect();
+        for (node, told) in self.shared.ask(&self.names.tag, &others) {
+            match told {
+                Some(told) => self.hear_peer(told)?,
+                None => self.happen(Event::PeerLost(node))?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Why nothing can be decided, if the own disk or the flags can't be read.
+    fn unreadable(&mut self) -> Option<String> {
+        if let Err(error) = self.store.flags() {
+            return Some(error.to_string());
+        }
+        self.local.own_leg().err().map(|error| error.to_string())
+    }
+
+    /// Makes the disk the first leg of a new mirror, and puts it in service.
+    fn create(&mut self, force: bool, keep: bool, dry_run: bool) -> Result<(), Broken> {
+        let own = self.settings.own;
+        let known = self.memory().nodes.contains(own) || self.local.is_running();
+        if known {
+            let why = format!("{} is a mirror on this node already", self.names.tag);
+            let next = format!("netraid status {}", self.names.tag);
+            self.answer(Answer::not(Outcome::Refused, why, Some(next)));
+            return Ok(());
+        }
+        // A mirror of this name that lives elsewhere must not get a second beginning.
+        self.ask_peers()?;
+        let other = self.machine.reachable().iter().find(|node| {
+            let peer = self.machine.peer(*node);
+            peer.is_some_and(|peer| peer.generations.current != Generation::NONE)
+        });
+        if let Some(other) = other.filter(|_| !force) {
+            let name = self.names.node(other);
+            let why = format!("{name} has data of {} already", self.names.tag);
+            let next = format!("on {name}: netraid start {}", self.names.tag);
+            self.answer(Answer::not(Outcome::Refused, why, Some(next)));
+            return Ok(());
+        }
+        if let Err(error) = self.local.create(force, keep, dry_run) {
+            self.answer(perform::answer(&error));
+            return Ok(());
+        }
+        if dry_run {
+            let disk = self.local.plan().disk.display().to_string();
+            self.answer(Answer {
+                steps: vec![
+                    format!("make {disk} the first leg of {}", self.names.tag),
+                    format!("put {} in service", self.names.tag),
+                ],
+                ..Answer::done()
+            });
+            return Ok(());
+        }
+        self.tell("created", format!("{} was created", self.names.tag));
+        let memory = Memory {
+            consistent: true,
+            nodes: NodeSet::of(own),
+            settled: NodeSet::of(own),
+            source: Some(own),
+            ..Memory::default()
+        };
+        self.own_leg = self.local.own_leg()?;
+        let memory = Memory {
+            generations: self.own_leg.generations.clone(),
+            ..memory
+        };
+        self.store.set(Flag::Source(own))?;
+        self.store.store(&memory, self.own_leg.array)?;
+        self.machine = Machine::new(self.settings.clone(), memory);
+        let asker = self.asker.take();
+        self.happen(Event::Boot(Boot::Idle))?;
+        self.ask_peers()?;
+        self.asker = asker;
+        self.happen(Event::Restore)
+    }
+
+    /// Forgets what this node remembers. The data stays where it is.
+    fn delete(&mut self, dry_run: bool) -> Result<(), Broken> {
+        if self.machine.service() != Service::Out {
+            let why = format!("{} is in service here", self.names.tag);
+            let next = format!("netraid stop {}", self.names.tag);
+            self.answer(Answer::not(Outcome::Refused, why, Some(next)));
+            return Ok(());
+        }
+        let mut steps = Vec::new();
+        if self.local.accepts().is_some() {
+            steps.push("take writes from nobody".to_owned());
+        }
+        steps.push("remove the flag files and the state record".to_owned());
+        if dry_run {
+            self.answer(Answer {
+                steps,
+                ..Answer::done()
+            });
+            return Ok(());
+        }
+        self.local.accept(None)?;
+        self.store.forget()?;
+        self.machine = Machine::new(self.settings.clone(), Memory::default());
+        self.tell("deleted", format!("{} was forgotten", self.names.tag));
+        self.answer(Answer::done());
+        let asker = self.asker.take();
+        self.happen(Event::Boot(Boot::Idle))?;
+        self.asker = asker;
+        Ok(())
+    }
+
+    /// Tells what would be done first; what follows depends on how that ends.
+    fn rehearse(&mut self, event: Event) {
+        let mut machine = self.machine.clone();
+        let actions = machine.handle(event);
+        let refusal = actions.iter().find_map(|action| match action {
+            Action::Refuse(refusal) => Some(*refusal),
+            _ => None,
+        });
+        let answer = match refusal {
+            Some(refusal) => Answer::not(
+                Outcome::Refused,
+                refusal.reason(self.settings.own, &self.names),
+                refusal.next(self.settings.own, &self.names),
+            ),
+            None => Answer {
+                steps: actions
+                    .iter()
+                    .filter_map(|action| self.step(action))
+                    .collect(),
+                ..Answer::done()
+            },
+        };
+        self.answer(answer);
+    }
+
+    fn step(&self, action: &Action) -> Option<String> {
+        let tag = &self.names.tag;
+        let name = |node: &NodeId| self.names.node(*node);
+        let flag = |flag: &Flag| match flag {
+            Flag::LastOwner => format!("{tag}_last_owner"),
+            Flag::Source(node) => format!("{tag}_source ({})", name(node)),
+            Flag::DataCorrupt => format!("{tag}_data_corrupt"),
+        };
+        Some(match action {
+            Action::SetFlag(which) => format!("write {}", flag(which)),
+            Action::ClearFlag(which) => format!("remove {}", flag(which)),
+            Action::Persist => format!("write {tag}_record"),
+            Action::Assemble { .. } => {
+                format!("start the array from {}", self.local.plan().disk.display())
+            }
+            Action::Stop => "stop the array".into(),
+            Action::Connect(node) => format!("connect {}", name(node)),
+            Action::Merge(node) => format!("merge the bitmap of {}", name(node)),
+            Action::Add {
+                node, extent, rule, ..
+            } => format!("copy to {}: {extent:?} ({rule})", name(node)).to_lowercase(),
+            Action::CopyAll(node) => format!("copy everything to {}", name(node)),
+            Action::Drop(node, _) => format!("go on without {}", name(node)),
+            Action::Accept(Some(source)) => format!("take writes from {}", name(source)),
+            Action::Accept(None) => "take writes from nobody".into(),
+            Action::Tell(nodes) => format!("tell {}", self.names.list(*nodes)),
+            Action::StartTimer(seconds) => format!("wait {seconds} s for the previous source"),
+            Action::StopTimer | Action::Done | Action::Refuse(_) | Action::Note(_) => return None,
+        })
+    }
+
+    fn node(&mut self, name: &str) -> Option<NodeId> {
+        let found = self.names.find(name);
+        if found.is_none() {
+            let known = self.names.nodes.join(", ");
+            self.usage(format!(
+                "{name} is not a node of {}: {known}",
+                self.names.tag
+            ));
+        }
+        found
+    }
+
+    fn nodes(&mut self, names: &[String]) -> Option<NodeSet> {
+        let mut nodes = NodeSet::NONE;
+        for name in names {
+            nodes = nodes.with(self.node(name)?);
+        }
+        Some(nodes)
+    }
+}

@@ -1,0 +1,190 @@
+//! What people, scripts and peers are shown of a mirror.
+
+use super::Driver;
+use crate::api::document::{self, Reason};
+use crate::mirror::explain::explain;
+use crate::mirror::generation::{Generation, SLOTS};
+use crate::mirror::machine::{Leg, Service};
+use crate::mirror::node::NodeId;
+use crate::node::local::resync;
+use crate::node::shared::Envelope;
+
+/// What is shown of the configuration.
+#[derive(Clone, Debug)]
+pub struct About {
+    /// `embedded` or `md`.
+    pub backend: String,
+    /// `A`, `B` or `C`.
+    pub protocol: String,
+    /// The nodes' disks, by slot.
+    pub disks: Vec<String>,
+    /// The nodes' addresses and ports for the mirror's data, by slot.
+    pub addresses: Vec<String>,
+}
+
+impl About {
+    /// Where the array finds a peer's leg.
+    pub(super) fn location(&self, node: NodeId, secret: &str) -> String {
+        let address = self.addresses.get(node.slot());
+        format!("nbd://{}/{secret}", address.map_or("", String::as_str))
+    }
+
+    /// A text without what lets others into an export.
+    pub(super) fn without_secrets(&self, text: &str, tickets: &[Option<String>; SLOTS]) -> String {
+        tickets
+            .iter()
+            .flatten()
+            .fold(text.to_owned(), |text, secret| {
+                text.replace(secret.as_str(), "...")
+            })
+    }
+}
+
+impl Driver {
+    /// Shows how it is now, to people and peers.
+    pub(super) fn publish(&mut self) {
+        let envelope = Envelope {
+            tag: self.names.tag.clone(),
+            sequence: 0,
+            nodes: self.names.nodes.clone(),
+            record: self.machine.record(),
+            ticket: self.local.accepts().cloned(),
+        };
+        self.shared.publish(envelope);
+        self.show();
+    }
+
+    /// Shows how it is now, to people only.
+    pub(super) fn show(&mut self) {
+        let mirror = self.mirror();
+        self.shared.show(mirror);
+    }
+
+    fn mirror(&mut self) -> document::Mirror {
+        let view = self.local.view().ok().flatten();
+        let status = view.as_ref().map(|view| &view.status);
+        let machine = &self.machine;
+        let memory = machine.memory();
+        let own = self.settings.own;
+        let in_service = matches!(machine.service(), Service::In | Service::Stopping);
+        let source = match in_service {
+            true => Some(own),
+            false => machine
+                .reachable()
+                .iter()
+                .find(|node| machine.peer(*node).is_some_and(|peer| peer.running)),
+        };
+        let refusal = machine.refusal().map(|refusal| Reason {
+            why: refusal.reason(own, &self.names),
+            next: refusal.next(own, &self.names),
+        });
+        document::Mirror {
+            tag: self.names.tag.clone(),
+            backend: self.about.backend.clone(),
+            protocol: self.about.protocol.clone(),
+            service: match machine.service() {
+                Service::In => "in",
+                Service::Out => "out",
+                Service::Starting => "starting",
+                Service::Stopping => "stopping",
+            }
+            .into(),
+            source: source.map(|node| self.names.node(node)),
+            previous_source: machine.previous().map(|node| self.names.node(node)),
+            places: status.map_or_else(Vec::new, |status| match &status.device {
+                Some(device) => vec![device.clone()],
+                None => status.status.uris.clone(),
+            }),
+            size: status
+                .map(|status| status.status.size)
+                .or(self.own_leg.size),
+            chunk: status
+                .map(|status| status.status.chunk)
+                .filter(|chunk| *chunk != 0),
+            dirty_bytes: status.map(|status| status.status.dirty_bytes),
+            generation: format!("{:?}", memory.generations.current),
+            flags: document::Flags {
+                last_owner: memory.last_owner,
+                source: memory.source.map(|node| self.names.node(node)),
+                data_corrupt: memory.data_corrupt,
+            },
+            refusal,
+            nodes: self.nodes_shown(),
+            resync: status.and_then(|status| resync(&status.status)),
+            problems: self
+                .problem
+                .iter()
+                .cloned()
+                .chain(status.iter().flat_map(|status| status.notes.clone()))
+                .chain(
+                    status
+                        .iter()
+                        .filter_map(|status| status.status.halted.clone()),
+                )
+                .collect(),
+        }
+    }
+
+    fn nodes_shown(&self) -> Vec<document::Node> {
+        let explanations = explain(&self.machine, &self.names);
+        let mut nodes = Vec::new();
+        for (slot, name) in self.names.nodes.iter().enumerate() {
+            let Some(node) = u8::try_from(slot).ok().and_then(NodeId::new) else {
+                continue;
+            };
+            let own = node == self.settings.own;
+            let explanation = explanations.iter().find(|one| one.node == node);
+            let member = self.machine.memory().nodes.contains(node);
+            nodes.push(document::Node {
+                name: name.clone(),
+                slot: node.into(),
+                own,
+                member,
+                reachable: own || self.machine.peer(node).is_some(),
+                status: self.machine.detailed_word(node).to_string(),
+                disk: self.disk_state(node).into(),
+                device: self.about.disks.get(slot).cloned().unwrap_or_default(),
+                address: self.about.addresses.get(slot).cloned().unwrap_or_default(),
+                percent: match self.machine.leg(node) {
+                    Leg::Resyncing(percent) => Some(percent),
+                    _ => None,
+                },
+                why: match explanation {
+                    Some(explanation) => explanation.why.clone(),
+                    None => format!("{name} is configured, and no node of the mirror yet"),
+                },
+                waits_for: explanation.and_then(|one| one.waits_for.clone()),
+                command: match (explanation, member) {
+                    (Some(explanation), _) => explanation.command.clone(),
+                    (None, _) => Some(format!("netraid extend {} {name}", self.names.tag)),
+                },
+                last_resync: self.decided[slot].clone(),
+                failure: self.failures[slot].clone(),
+            });
+        }
+        nodes
+    }
+
+    /// What a node's disk has, in the words of DRBD.
+    fn disk_state(&self, node: NodeId) -> &'static str {
+        let own = node == self.settings.own;
+        let memory = self.machine.memory();
+        let (generations, consistent, outdated) = match self.machine.peer(node) {
+            _ if own => (&memory.generations, memory.consistent, memory.outdated),
+            Some(peer) => (&peer.generations, peer.consistent, peer.outdated),
+            None => return "DUnknown",
+        };
+        match () {
+            () if own && !self.machine.has_own_leg() => "Diskless",
+            () if generations.current == Generation::NONE => "Diskless",
+            () if !consistent => "Inconsistent",
+            () if self.machine.leg(node) == Leg::InSync => "UpToDate",
+            () if matches!(self.machine.service(), Service::In | Service::Stopping) => match own {
+                true => "UpToDate",
+                false => "Outdated",
+            },
+            () if outdated => "Outdated",
+            () => "UpToDate",
+        }
+    }
+}

@@ -1,0 +1,346 @@
+//! What all mirrors of a node have in common: what each last published, the events, and the way to the peers.
+
+use std::collections::BTreeMap;
+use std::sync::mpsc::SyncSender;
+use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, watch};
+
+use super::driver::Input;
+use super::local::Ticket;
+use crate::api::document::{self, Event};
+use crate::mirror::node::NodeId;
+use crate::mirror::record::Record;
+
+/// What a mirror tells its peers, as it was when all that it describes had been done.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Envelope {
+    /// The mirror.
+    pub tag: String,
+    /// Counts up with each that a daemon publishes.
+    pub sequence: u64,
+    /// The names of the mirror's nodes, by slot: both sides must mean the same.
+    pub nodes: Vec<String>,
+    /// The machine's record.
+    pub record: Record,
+    /// What lets the agreed source in; told to it alone.
+    pub ticket: Option<Ticket>,
+}
+
+impl Envelope {
+    /// As the node of that name may see it.
+    pub fn for_node(&self, name: &str) -> Option<Envelope> {
+        let slot = self.nodes.iter().position(|known| known == name)?;
+        let mut envelope = self.clone();
+        envelope.ticket = envelope
+            .ticket
+            .filter(|ticket| ticket.source.slot() == slot);
+        Some(envelope)
+    }
+}
+
+/// What a peer told of one mirror.
+#[derive(Clone, Debug)]
+pub struct Told {
+    /// The names of the mirror's nodes, as the peer has them.
+    pub nodes: Vec<String>,
+    /// The record; its node is the one that told it.
+    pub record: Record,
+    /// What lets this node into its export.
+    pub ticket: Option<String>,
+}
+
+/// A question to a peer's link: how is it now?
+#[derive(Debug)]
+pub struct Question {
+    /// The mirror.
+    pub tag: String,
+    /// Where the answer goes; `None` if it can't be reached.
+    pub answer: std::sync::mpsc::SyncSender<Option<Told>>,
+}
+
+/// One mirror as others see it.
+#[derive(Default)]
+struct Entry {
+    inputs: Option<SyncSender<Input>>,
+    envelope: Option<Envelope>,
+    mirror: Option<document::Mirror>,
+}
+
+/// See above.
+pub struct Shared {
+    /// This node's name.
+    pub node: String,
+    /// A number of this run of the daemon: sequence numbers of another mean nothing.
+    pub instance: u64,
+    table: Mutex<Table>,
+    events: Mutex<Journal>,
+    /// The newest event's number, for whoever waits for the next.
+    newest: watch::Sender<u64>,
+    /// The newest sequence number, for the links.
+    published: watch::Sender<u64>,
+    links: Mutex<BTreeMap<String, mpsc::Sender<Question>>>,
+}
+
+#[derive(Default)]
+struct Table {
+    mirrors: BTreeMap<String, Entry>,
+    sequence: u64,
+}
+
+#[derive(Default)]
+struct Journal {
+    events: std::collections::VecDeque<Event>,
+    last: u64,
+}
+
+impl Shared {
+    /// Of a node, in this run of the daemon.
+    pub fn new(node: String, instance: u64) -> Shared {
+        Shared {
+            node,
+            instance,
+            table: Mutex::default(),
+            events: Mutex::default(),
+            newest: watch::Sender::new(0),
+            published: watch::Sender::new(0),
+            links: Mutex::default(),
+        }
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn journal(&self) -> MutexGuard<'_, Journal> {
+        self.events
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    // --- mirrors ------------------------------------------------------------------------------------------------
+
+    /// A mirror's thread has begun; it hears `inputs`.
+    pub fn register(&self, tag: &str, inputs: SyncSender<Input>) {
+        self.table()
+            .mirrors
+            .entry(tag.to_owned())
+            .or_default()
+            .inputs = Some(inputs);
+    }
+
+    /// The way to a mirror's thread.
+    pub fn inputs(&self, tag: &str) -> Option<SyncSender<Input>> {
+        self.table().mirrors.get(tag)?.inputs.clone()
+    }
+
+    /// Every mirror's tag.
+    pub fn tags(&self) -> Vec<String> {
+        self.table().mirrors.keys().cloned().collect()
+    }
+
+    /// A mirror's thread shows peers how it is; nothing happens if it is as before.
+    pub fn publish(&self, mut envelope: Envelope) {
+        let mut table = self.table();
+        let next = table.sequence + 1;
+        let entry = table.mirrors.entry(envelope.tag.clone()).or_default();
+        if let Some(before) = &entry.envelope {
+            envelope.sequence = before.sequence;
+            if *before == envelope {
+                return;
+            }
+        }
+        envelope.sequence = next;
+        entry.envelope = Some(envelope);
+        table.sequence = next;
+        drop(table);
+        self.published.send_replace(next);
+    }
+
+    /// What a mirror last published.
+    pub fn envelope(&self, tag: &str) -> Option<Envelope> {
+        self.table().mirrors.get(tag)?.envelope.clone()
+    }
+
+    /// What was published after `after` of mirrors that have the node, and the sequence number up to which that is all.
+    pub fn envelopes(&self, node: &str, after: u64) -> (Vec<Envelope>, u64) {
+        let table = self.table();
+        let newer = table
+            .mirrors
+            .values()
+            .filter_map(|entry| entry.envelope.as_ref())
+            .filter(|envelope| envelope.sequence > after);
+        let envelopes = newer
+            .filter_map(|envelope| envelope.for_node(node))
+            .collect();
+        (envelopes, table.sequence)
+    }
+
+    /// A mirror's thread shows people how it is.
+    pub fn show(&self, mirror: document::Mirror) {
+        let tag = mirror.tag.clone();
+        self.table().mirrors.entry(tag).or_default().mirror = Some(mirror);
+    }
+
+    /// A mirror's thread can't go on for now: peers get no answer, people get the reason.
+    pub fn broken(&self, tag: &str, why: &str) {
+        self.tell(Some(tag), "broken", why.to_owned());
+        let mut table = self.table();
+        let entry = table.mirrors.entry(tag.to_owned()).or_default();
+        entry.envelope = None;
+        if let Some(mirror) = &mut entry.mirror {
+            mirror.problems = vec![why.to_owned()];
+        }
+    }
+
+    /// One mirror, for people.
+    pub fn mirror(&self, tag: &str) -> Option<document::Mirror> {
+        self.table().mirrors.get(tag)?.mirror.clone()
+    }
+
+    /// All of them.
+    pub fn mirrors(&self) -> document::Mirrors {
+        document::Mirrors {
+            schema: document::MIRRORS.into(),
+            node: self.node.clone(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            mirrors: {
+                let table = self.table();
+                table
+                    .mirrors
+                    .values()
+                    .filter_map(|entry| entry.mirror.clone())
+                    .collect()
+            },
+        }
+    }
+
+    // --- events -------------------------------------------------------------------------------------------------
+
+    /// Something happened: into the log, and to whoever listens.
+    pub fn tell(&self, tag: Option<&str>, event: &str, text: String) {
+        tracing::info!(tag, event, "{text}");
+        let time_ms = SystemTime::now().duration_since(UNIX_EPOCH);
+        let time_ms = time_ms.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(0));
+        let mut journal = self.journal();
+        journal.last += 1;
+        let number = journal.last;
+        journal.events.push_back(Event {
+            number,
+            time_ms,
+            tag: tag.map(str::to_owned),
+            event: event.to_owned(),
+            text,
+        });
+        if journal.events.len() > KEPT {
+            journal.events.pop_front();
+        }
+        drop(journal);
+        self.newest.send_replace(number);
+    }
+
+    /// What happened after the event `after`.
+    pub fn events(&self, after: u64, tag: Option<&str>) -> document::Events {
+        let journal = self.journal();
+        let wanted = journal.events.iter().filter(|event| event.number > after);
+        let wanted = wanted.filter(|event| tag.is_none() || event.tag.as_deref() == tag);
+        document::Events {
+            schema: document::EVENTS.into(),
+            node: self.node.clone(),
+            events: wanted.cloned().collect(),
+            last: journal.last,
+        }
+    }
+
+    /// Tells when there is a newer event.
+    pub fn newest_event(&self) -> watch::Receiver<u64> {
+        self.newest.subscribe()
+    }
+
+    // --- peers --------------------------------------------------------------------------------------------------
+
+    /// Tells when something is published.
+    pub fn newest_published(&self) -> watch::Receiver<u64> {
+        self.published.subscribe()
+    }
+
+    /// The link to a peer has begun; it answers `questions`.
+    pub fn register_link(&self, peer: &str, questions: mpsc::Sender<Question>) {
+        let mut links = self
+            .links
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        links.insert(peer.to_owned(), questions);
+    }
+
+    fn link(&self, peer: &str) -> Option<mpsc::Sender<Question>> {
+        let links = self
+            .links
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        links.get(peer).cloned()
+    }
+
+    /// Asks peers how a mirror is there now, all at once; `None` for those that don't answer in time.
+    pub fn ask(&self, tag: &str, peers: &[(NodeId, String)]) -> Vec<(NodeId, Option<Told>)> {
+        let deadline = std::time::Instant::now() + PATIENCE;
+        let asked: Vec<_> = peers
+            .iter()
+            .map(|(node, name)| {
+                let (answer, heard) = std::sync::mpsc::sync_channel(1);
+                let tag = tag.to_owned();
+                let sent = self
+                    .link(name)
+                    .is_some_and(|link| link.try_send(Question { tag, answer }).is_ok());
+                (*node, sent.then_some(heard))
+            })
+            .collect();
+        asked
+            .into_iter()
+            .map(|(node, heard)| {
+                let left = deadline.saturating_duration_since(std::time::Instant::now());
+                let told = heard.and_then(|heard| heard.recv_timeout(left).ok().flatten());
+                (node, told.filter(|told| told.record.node == node))
+            })
+            .collect()
+    }
+
+    /// Has every peer tell a mirror anew how it is, without waiting for it.
+    pub fn greet(&self, tag: &str) {
+        let Some(inputs) = self.inputs(tag) else {
+            return;
+        };
+        let links: Vec<mpsc::Sender<Question>> = {
+            let links = self
+                .links
+                .lock()
+                .unwrap_or_else(|poisoned| poisoned.into_inner());
+            links.values().cloned().collect()
+        };
+        for link in links {
+            let (answer, heard) = std::sync::mpsc::sync_channel(1);
+            let tag = tag.to_owned();
+            let inputs = inputs.clone();
+            if link.try_send(Question { tag, answer }).is_ok() {
+                // Ends with the answer, or when the link drops the question.
+                let _ = std::thread::Builder::new()
+                    .name("greet".into())
+                    .stack_size(super::driver::STACK)
+                    .spawn(move || {
+                        if let Ok(Some(told)) = heard.recv() {
+                            let _ = inputs.try_send(Input::Peer(Box::new(told)));
+                        }
+                    });
+            }
+        }
+    }
+}
+
+/// Events that are kept for whoever asks later.
+const KEPT: usize = 2000;
+/// How long a mirror waits for its peers' answers before it decides without them.
+const PATIENCE: Duration = Duration::from_secs(3);
