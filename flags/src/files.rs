@@ -94,6 +94,14 @@ impl FlagFiles {
         }
     }
 
+    /// The flags of mirror `tag` in another folder, with those of the other mirrors.
+    pub fn in_folder(folder: &Path, tag: Tag) -> FlagFiles {
+        FlagFiles {
+            folder: folder.to_owned(),
+            tag,
+        }
+    }
+
     /// The mirror.
     pub fn tag(&self) -> &Tag {
         &self.tag

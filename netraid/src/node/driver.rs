@@ -21,6 +21,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::{Duration, Instant};
 
+use tokio::sync::oneshot;
+
 use super::local::{LegState, Local, OwnLeg};
 use super::memory::{Store, StoreError};
 use super::shared::{Envelope, Shared, Told};
@@ -42,14 +44,14 @@ pub enum Input {
         /// Only tell what would be done.
         dry_run: bool,
         /// Where the answer goes. Nobody may be waiting for it any more.
-        answer: SyncSender<Answer>,
+        answer: oneshot::Sender<Answer>,
     },
     /// A peer's daemon was reached, or told something new.
     Peer(Box<Told>),
     /// It can't be reached any more.
     PeerLost(NodeId),
     /// A peer asks how it is now.
-    Ask(SyncSender<Envelope>),
+    Ask(oneshot::Sender<Envelope>),
     /// Something happened to the array.
     ArrayChanged,
     /// The daemon ends; what runs goes on.
@@ -93,7 +95,7 @@ pub struct Driver {
     /// Events that the performing of actions led to.
     follow: VecDeque<Event>,
     /// Who waits for the answer to the order that is being carried out.
-    asker: Option<SyncSender<Answer>>,
+    asker: Option<oneshot::Sender<Answer>>,
     /// When the time for the previous source is over.
     wait_over: Option<Instant>,
     /// When legs that failed are tried again, and how long after that.
@@ -101,6 +103,8 @@ pub struct Driver {
     pause: Duration,
     /// The secret that lets this node into a peer's export.
     tickets: [Option<String>; SLOTS],
+    /// The newest that was heard of each peer.
+    heard: [Option<(u64, u64)>; SLOTS],
     decided: [Option<Decided>; SLOTS],
     failures: [Option<String>; SLOTS],
     /// Targets whose disk may be overwritten, as their `extend` said.
@@ -152,7 +156,7 @@ fn wait_broken(why: &str, heard: &Receiver<Input>) -> bool {
         match heard.recv_timeout(until.saturating_duration_since(Instant::now())) {
             Ok(Input::End) | Err(RecvTimeoutError::Disconnected) => return false,
             Ok(Input::Order { answer, .. }) => {
-                let _ = answer.try_send(Answer::not(
+                let _ = answer.send(Answer::not(
                     crate::api::document::Outcome::Failed,
                     why,
                     None,
@@ -195,6 +199,7 @@ impl Driver {
             retry: None,
             pause: RETRY,
             tickets: Default::default(),
+            heard: Default::default(),
             decided: Default::default(),
             failures: Default::default(),
             overwrite: NodeSet::NONE,
@@ -288,7 +293,7 @@ impl Driver {
                 self.look_at_own_leg()?;
                 self.publish();
                 if let Some(envelope) = self.shared.envelope(&self.names.tag) {
-                    let _ = answer.try_send(envelope);
+                    let _ = answer.send(envelope);
                 }
             }
             Input::ArrayChanged => {
@@ -302,8 +307,27 @@ impl Driver {
 
     fn hear_peer(&mut self, told: Told) -> Result<(), Broken> {
         let node = told.record.node;
-        if node == self.settings.own || told.nodes != self.names.nodes {
+        if node == self.settings.own || node.slot() >= self.names.nodes.len() {
             return Ok(());
+        }
+        // An answer to a question can overtake what was told before it.
+        let told_at = Some((told.epoch, told.sequence));
+        if told_at <= self.heard[node.slot()] {
+            return Ok(());
+        }
+        self.heard[node.slot()] = told_at;
+        if told.nodes != self.names.nodes {
+            let name = self.names.node(node);
+            let why = format!(
+                "{name} has other nodes in its configuration ({}), so it is not heard: make the files equal",
+                told.nodes.join(", ")
+            );
+            if self.failures[node.slot()].as_deref() != Some(&why) {
+                self.shared
+                    .tell(Some(&self.names.tag), "other-configuration", why.clone());
+            }
+            self.failures[node.slot()] = Some(why);
+            return self.happen(Event::PeerLost(node));
         }
         if self.machine.peer(node).is_none() {
             self.shared.tell(

@@ -1,12 +1,13 @@
 //! What all mirrors of a node have in common: what each last published, the events, and the way to the peers.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use super::driver::Input;
 use super::local::Ticket;
@@ -50,6 +51,23 @@ pub struct Told {
     pub record: Record,
     /// What lets this node into its export.
     pub ticket: Option<String>,
+    /// Which meeting with the peer it comes from; each has a higher number than the one before.
+    pub epoch: u64,
+    /// [`Envelope::sequence`]
+    pub sequence: u64,
+}
+
+/// What a node tells a peer of all its mirrors.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct News {
+    /// The run of the daemon that tells.
+    pub instance: u64,
+    /// The sequence number up to which this is all.
+    pub upto: u64,
+    /// What is new.
+    pub mirrors: Vec<Envelope>,
+    /// Mirrors of which the node does not know how they are.
+    pub gone: Vec<String>,
 }
 
 /// A question to a peer's link: how is it now?
@@ -66,6 +84,8 @@ pub struct Question {
 struct Entry {
     inputs: Option<SyncSender<Input>>,
     envelope: Option<Envelope>,
+    /// The sequence number under which the envelope was taken back.
+    gone: u64,
     mirror: Option<document::Mirror>,
 }
 
@@ -81,7 +101,18 @@ pub struct Shared {
     newest: watch::Sender<u64>,
     /// The newest sequence number, for the links.
     published: watch::Sender<u64>,
-    links: Mutex<BTreeMap<String, mpsc::Sender<Question>>>,
+    links: Mutex<BTreeMap<String, Link>>,
+    epochs: AtomicU64,
+}
+
+/// What is known of the way to a peer.
+struct Link {
+    questions: mpsc::Sender<Question>,
+    wake: Arc<Notify>,
+    /// The meeting that lasts: its number, and the peer's run of the daemon.
+    met: Option<(u64, u64)>,
+    /// Mirrors of which it told, and the newest sequence number of each.
+    told: BTreeMap<String, u64>,
 }
 
 #[derive(Default)]
@@ -107,7 +138,14 @@ impl Shared {
             newest: watch::Sender::new(0),
             published: watch::Sender::new(0),
             links: Mutex::default(),
+            epochs: AtomicU64::new(1),
         }
+    }
+
+    fn links(&self) -> MutexGuard<'_, BTreeMap<String, Link>> {
+        self.links
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -155,6 +193,7 @@ impl Shared {
             }
         }
         envelope.sequence = next;
+        entry.gone = 0;
         entry.envelope = Some(envelope);
         table.sequence = next;
         drop(table);
@@ -190,11 +229,16 @@ impl Shared {
     pub fn broken(&self, tag: &str, why: &str) {
         self.tell(Some(tag), "broken", why.to_owned());
         let mut table = self.table();
+        table.sequence += 1;
+        let sequence = table.sequence;
         let entry = table.mirrors.entry(tag.to_owned()).or_default();
         entry.envelope = None;
+        entry.gone = sequence;
         if let Some(mirror) = &mut entry.mirror {
             mirror.problems = vec![why.to_owned()];
         }
+        drop(table);
+        self.published.send_replace(sequence);
     }
 
     /// One mirror, for people.
@@ -268,21 +312,106 @@ impl Shared {
         self.published.subscribe()
     }
 
-    /// The link to a peer has begun; it answers `questions`.
-    pub fn register_link(&self, peer: &str, questions: mpsc::Sender<Question>) {
-        let mut links = self
-            .links
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
-        links.insert(peer.to_owned(), questions);
+    /// The link to a peer has begun; it answers `questions`, and tries at once when it is woken.
+    pub fn register_link(&self, peer: &str, questions: mpsc::Sender<Question>, wake: Arc<Notify>) {
+        let link = Link {
+            questions,
+            wake,
+            met: None,
+            told: BTreeMap::new(),
+        };
+        self.links().insert(peer.to_owned(), link);
+    }
+
+    /// The names of the peers.
+    pub fn peers(&self) -> Vec<String> {
+        self.links().keys().cloned().collect()
+    }
+
+    /// A peer was met. Whatever it told before was before this.
+    pub fn met(&self, peer: &str, instance: u64) {
+        let epoch = self.epochs.fetch_add(1, Ordering::Relaxed);
+        if let Some(link) = self.links().get_mut(peer) {
+            link.met = Some((epoch, instance));
+            link.told.clear();
+        }
+    }
+
+    /// A peer can't be reached any more: every mirror of which it told hears that.
+    pub fn lost(&self, peer: &str) {
+        let mut links = self.links();
+        let Some(link) = links.get_mut(peer) else {
+            return;
+        };
+        link.met = None;
+        for tag in std::mem::take(&mut link.told).into_keys() {
+            self.lose(&tag, peer);
+        }
+    }
+
+    fn lose(&self, tag: &str, peer: &str) {
+        let node = self.envelope(tag).and_then(|own| slot_of(&own.nodes, peer));
+        if let (Some(node), Some(inputs)) = (node, self.inputs(tag)) {
+            // Whose queue is full hears it at the next meeting, of which this is told again.
+            let _ = inputs.try_send(Input::PeerLost(node));
+        }
+    }
+
+    /// A peer told something, over its connection or ours. It counts while our own connection holds, so that its loss is
+    /// noticed; nothing older is passed on after something newer.
+    pub fn hear(&self, peer: &str, news: News) {
+        let mut links = self.links();
+        let Some(link) = links.get_mut(peer) else {
+            return;
+        };
+        let Some((epoch, _)) = link.met.filter(|(_, instance)| *instance == news.instance) else {
+            // It lives, or has begun anew: find out.
+            return link.wake.notify_one();
+        };
+        for tag in news.gone {
+            if link.told.remove(&tag).is_some() {
+                self.lose(&tag, peer);
+            }
+        }
+        for envelope in news.mirrors {
+            let (tag, sequence) = (envelope.tag.clone(), envelope.sequence);
+            if link.told.get(&tag).is_some_and(|known| *known >= sequence) {
+                continue;
+            }
+            let Some(inputs) = self.inputs(&tag) else {
+                continue;
+            };
+            let told = self.told(peer, epoch, envelope);
+            if told.is_some_and(|told| inputs.try_send(Input::Peer(Box::new(told))).is_ok()) {
+                link.told.insert(tag, sequence);
+            }
+        }
+    }
+
+    /// What an envelope of a peer says, if it is of a node of that name.
+    fn told(&self, peer: &str, epoch: u64, envelope: Envelope) -> Option<Told> {
+        let node = slot_of(&envelope.nodes, peer)?;
+        (node == envelope.record.node).then_some(())?;
+        let own = slot_of(&envelope.nodes, &self.node);
+        let ticket = envelope.ticket.filter(|ticket| Some(ticket.source) == own);
+        Some(Told {
+            nodes: envelope.nodes,
+            record: envelope.record,
+            ticket: ticket.map(|ticket| ticket.secret),
+            epoch,
+            sequence: envelope.sequence,
+        })
+    }
+
+    /// The answer to a question, for whoever asked.
+    pub fn answered(&self, peer: &str, tag: &str, news: &News) -> Option<Told> {
+        let epoch = self.links().get(peer)?.met?.0;
+        let envelope = news.mirrors.iter().find(|envelope| envelope.tag == tag)?;
+        self.told(peer, epoch, envelope.clone())
     }
 
     fn link(&self, peer: &str) -> Option<mpsc::Sender<Question>> {
-        let links = self
-            .links
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
-        links.get(peer).cloned()
+        self.links().get(peer).map(|link| link.questions.clone())
     }
 
     /// Asks peers how a mirror is there now, all at once; `None` for those that don't answer in time.
@@ -314,13 +443,8 @@ impl Shared {
         let Some(inputs) = self.inputs(tag) else {
             return;
         };
-        let links: Vec<mpsc::Sender<Question>> = {
-            let links = self
-                .links
-                .lock()
-                .unwrap_or_else(|poisoned| poisoned.into_inner());
-            links.values().cloned().collect()
-        };
+        let links = self.links();
+        let links: Vec<_> = links.values().map(|link| link.questions.clone()).collect();
         for link in links {
             let (answer, heard) = std::sync::mpsc::sync_channel(1);
             let tag = tag.to_owned();
@@ -338,6 +462,11 @@ impl Shared {
             }
         }
     }
+}
+
+fn slot_of(nodes: &[String], name: &str) -> Option<NodeId> {
+    let slot = nodes.iter().position(|known| known == name)?;
+    NodeId::new(u8::try_from(slot).ok()?)
 }
 
 /// Events that are kept for whoever asks later.

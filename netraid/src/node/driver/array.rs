@@ -93,6 +93,7 @@ impl Driver {
         self.happen(Event::Boot(Boot::Running { members, resyncing }))?;
         self.listen_to_array();
         // Booting made the machine forget whom it had met.
+        self.heard = Default::default();
         self.shared.greet(&self.names.tag);
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! What commands ask for, turned into the machine's events.
 
-use std::sync::mpsc::SyncSender;
+use tokio::sync::oneshot;
 
 use super::{Broken, Driver, perform};
 use crate::api::document::{Answer, Order, Outcome};
@@ -17,7 +17,7 @@ impl Driver {
         &mut self,
         order: &Order,
         dry_run: bool,
-        asker: SyncSender<Answer>,
+        asker: oneshot::Sender<Answer>,
     ) -> Result<(), Broken> {
         self.asker = Some(asker);
         let done = self.carry_out(order, dry_run);

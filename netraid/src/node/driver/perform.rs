@@ -225,7 +225,7 @@ impl Driver {
         if let Some(asker) = self.asker.take() {
             // What the answer speaks of can be seen by whoever asks next.
             self.publish();
-            let _ = asker.try_send(answer);
+            let _ = asker.send(answer);
         }
     }
 

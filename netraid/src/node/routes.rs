@@ -1,0 +1,169 @@
+//! What commands and pages may ask: the documents, the events as they happen, and orders.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::{Json, Router, routing};
+use serde::Deserialize;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+
+use super::driver::Input;
+use super::shared::Shared;
+use crate::api::document::{Answer, Order, Outcome};
+
+/// What everybody may read.
+pub fn reading(shared: Arc<Shared>) -> Router {
+    Router::new()
+        .route("/v1/mirrors", routing::get(mirrors))
+        .route("/v1/mirrors/{tag}", routing::get(mirror))
+        .route("/v1/events", routing::get(events))
+        .with_state(shared)
+}
+
+/// That, and orders.
+pub fn all(shared: Arc<Shared>) -> Router {
+    let orders = Router::new().route("/v1/mirrors/{tag}/orders", routing::post(order));
+    reading(Arc::clone(&shared)).merge(orders.with_state(shared))
+}
+
+async fn mirrors(State(shared): State<Arc<Shared>>) -> Response {
+    Json(shared.mirrors()).into_response()
+}
+
+async fn mirror(State(shared): State<Arc<Shared>>, Path(tag): Path<String>) -> Response {
+    match shared.mirror(&tag) {
+        Some(mirror) => Json(mirror).into_response(),
+        None => unknown(&shared, &tag),
+    }
+}
+
+fn unknown(shared: &Shared, tag: &str) -> Response {
+    let known = match shared.tags() {
+        tags if tags.is_empty() => "none is configured".to_owned(),
+        tags => format!("configured are {}", tags.join(", ")),
+    };
+    let why = format!("there is no mirror {tag} on {}; {known}", shared.node);
+    let next = "netraid config check".to_owned();
+    let answer = Answer::not(Outcome::Usage, why, Some(next));
+    (StatusCode::NOT_FOUND, Json(answer)).into_response()
+}
+
+#[derive(Debug, Deserialize)]
+struct Which {
+    /// The last event that is known.
+    #[serde(default)]
+    after: u64,
+    /// Of this mirror only.
+    tag: Option<String>,
+    /// Go on: one document a line, each with what is new.
+    #[serde(default)]
+    follow: bool,
+}
+
+async fn events(State(shared): State<Arc<Shared>>, Query(which): Query<Which>) -> Response {
+    if !which.follow {
+        return Json(shared.events(which.after, which.tag.as_deref())).into_response();
+    }
+    let (sender, receiver) = mpsc::channel::<Result<Bytes, Infallible>>(1);
+    tokio::spawn(async move {
+        let mut newest = shared.newest_event();
+        let mut after = which.after;
+        loop {
+            let news = shared.events(after, which.tag.as_deref());
+            let (some, last) = (!news.events.is_empty(), news.last);
+            if (some || after == which.after)
+                && let Ok(mut line) = serde_json::to_vec(&news)
+            {
+                line.push(b'\n');
+                // A listener that does not read waits here, and misses only what is forgotten meanwhile.
+                if sender.send(Ok(line.into())).await.is_err() {
+                    return;
+                }
+            }
+            after = last.max(after + 1);
+            tokio::select! {
+                changed = newest.changed() => if changed.is_err() { return },
+                () = sender.closed() => return,
+            }
+        }
+    });
+    let body = Body::from_stream(Lines(receiver));
+    ([("content-type", "application/x-ndjson")], body).into_response()
+}
+
+/// A channel as a stream.
+struct Lines(mpsc::Receiver<Result<Bytes, Infallible>>);
+
+impl futures_core::Stream for Lines {
+    type Item = Result<Bytes, Infallible>;
+
+    fn poll_next(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Self::Item>> {
+        self.0.poll_recv(context)
+    }
+}
+
+#[derive(Debug, Deserialize)]
+struct How {
+    #[serde(default, rename = "dry-run")]
+    dry_run: bool,
+}
+
+async fn order(
+    State(shared): State<Arc<Shared>>,
+    Path(tag): Path<String>,
+    Query(how): Query<How>,
+    body: Bytes,
+) -> Response {
+    let order: Order = match serde_json::from_slice(&body) {
+        Ok(order) => order,
+        Err(error) => {
+            let why = format!("the order is not understood: {error}");
+            return say(Answer::not(Outcome::Usage, why, None));
+        }
+    };
+    let Some(inputs) = shared.inputs(&tag) else {
+        return unknown(&shared, &tag);
+    };
+    let (sender, receiver) = oneshot::channel();
+    let input = Input::Order {
+        order,
+        dry_run: how.dry_run,
+        answer: sender,
+    };
+    if inputs.try_send(input).is_err() {
+        let why = format!("{tag} has too many orders already");
+        return say(Answer::not(Outcome::Failed, why, None));
+    }
+    say(match timeout(PATIENCE, receiver).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(_)) => Answer::not(Outcome::Failed, "the daemon ends", None),
+        Err(_) => Answer::not(
+            Outcome::Late,
+            format!("{tag} has not answered within {} s", PATIENCE.as_secs()),
+            Some(format!("netraid status {tag}")),
+        ),
+    })
+}
+
+fn say(answer: Answer) -> Response {
+    let status = match answer.outcome {
+        Outcome::Done => StatusCode::OK,
+        Outcome::Failed => StatusCode::INTERNAL_SERVER_ERROR,
+        Outcome::Usage => StatusCode::BAD_REQUEST,
+        Outcome::Refused => StatusCode::CONFLICT,
+        Outcome::Late => StatusCode::GATEWAY_TIMEOUT,
+    };
+    (status, Json(answer)).into_response()
+}
+
+/// Longest wait for an order to be carried out: a start or a stop may take a minute.
+const PATIENCE: Duration = Duration::from_secs(120);
