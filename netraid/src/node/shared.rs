@@ -205,18 +205,19 @@ impl Shared {
         self.table().mirrors.get(tag)?.envelope.clone()
     }
 
-    /// What was published after `after` of mirrors that have the node, and the sequence number up to which that is all.
-    pub fn envelopes(&self, node: &str, after: u64) -> (Vec<Envelope>, u64) {
+    /// What is new since the sequence number `after`, for a peer of that name.
+    pub fn news(&self, node: &str, after: u64) -> News {
         let table = self.table();
-        let newer = table
-            .mirrors
-            .values()
-            .filter_map(|entry| entry.envelope.as_ref())
-            .filter(|envelope| envelope.sequence > after);
-        let envelopes = newer
-            .filter_map(|envelope| envelope.for_node(node))
-            .collect();
-        (envelopes, table.sequence)
+        let mirrors = table.mirrors.values();
+        let envelopes = mirrors.filter_map(|entry| entry.envelope.as_ref());
+        let newer = envelopes.filter(|envelope| envelope.sequence > after);
+        let gone = table.mirrors.iter().filter(|(_, entry)| entry.gone > after);
+        News {
+            instance: self.instance,
+            upto: table.sequence,
+            mirrors: newer.filter_map(|envelope| envelope.for_node(node)).collect(),
+            gone: gone.map(|(tag, _)| tag.clone()).collect(),
+        }
     }
 
     /// A mirror's thread shows people how it is.
