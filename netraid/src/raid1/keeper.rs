@@ -16,7 +16,7 @@ use crate::md::format::{FormattedLeg, NewLeg};
 use crate::md::{BitmapSuperblock, MdUuid, Superblock};
 use crate::mirror::generation::SLOTS;
 use crate::raid1::holds::holds;
-use crate::raid1::leg::{LegState, Slot};
+use crate::raid1::leg::{LegState, Slot, SlotSet};
 use crate::raid1::link::Link;
 use crate::raid1::metadata::{Metadata, MetadataError, NodeNames};
 use crate::raid1::running::Mirror;
@@ -36,6 +36,8 @@ pub struct Keepers {
 #[derive(Default)]
 struct State {
     targets: HashMap<Slot, TargetState>,
+    /// Those that are connected again whenever they are lost.
+    kept: SlotSet,
     /// Counts connections, so that each session is newer than those before it.
     connections: u64,
     stopping: bool,
@@ -106,9 +108,13 @@ impl Keepers {
             target,
             problem: None,
         };
-        if self.lock().targets.insert(slot, known).is_some() {
+        let mut state = self.lock();
+        state.targets.insert(slot, known);
+        if state.kept.contains(slot) {
             return Ok(());
         }
+        state.kept.insert(slot);
+        drop(state);
         let keepers = Arc::clone(self);
         thread::Builder::new()
             .name(format!("leg-{slot}"))

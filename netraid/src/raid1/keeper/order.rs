@@ -104,10 +104,11 @@ impl Keepers {
             .mirror
             .join(slot, link, metadata, image, addition.terms);
         let joined = joined.map_err(|why| {
-            refused_with(
-                why,
-                "start the mirror there instead; or discard what was written there",
-            )
+            let by_its_data = ["newer data", "split brain", "belongs to other data"];
+            match by_its_data.iter().any(|words| why.contains(words)) {
+                true => refused_with(why, "discard gives up what was written there"),
+                false => refused(why),
+            }
         })?;
         self.wait_until_taken(slot)?;
         Ok(joined)
