@@ -109,6 +109,8 @@ pub struct Driver {
     failures: [Option<String>; SLOTS],
     /// Targets whose disk may be overwritten, as their `extend` said.
     overwrite: NodeSet,
+    /// Nobody said that the parent resource is out of service.
+    parents_up: bool,
     /// What could not be done, and is tried again: shown until it works.
     problem: Option<String>,
     /// Ends the thread that listens to the array.
@@ -203,6 +205,7 @@ impl Driver {
             decided: Default::default(),
             failures: Default::default(),
             overwrite: NodeSet::NONE,
+            parents_up: true,
             problem: None,
             listening: None,
             poked: Arc::default(),

@@ -88,7 +88,8 @@ impl Driver {
             self.rehearse(event);
             return Ok(());
         }
-        if let Event::Parents { .. } = event {
+        if let Event::Parents { up } = event {
+            self.parents_up = up;
             self.happen(event)?;
             self.answer(Answer::done());
             return Ok(());
@@ -96,7 +97,16 @@ impl Driver {
         if event == Event::QuickCheck {
             return self.quick_check();
         }
-        self.happen(event)
+        self.happen(event)?;
+        self.tell_parents()
+    }
+
+    /// Whoever has parents says so: without LifeKeeper nobody ever tells that they came into service.
+    fn tell_parents(&mut self) -> Result<(), Broken> {
+        match self.machine.service() == Service::In && self.parents_up {
+            true => self.happen(Event::Parents { up: true }),
+            false => Ok(()),
+        }
     }
 
     /// `quickCheck` fails where the mirror should be in service and is not, or can't be used.
@@ -211,7 +221,8 @@ impl Driver {
         self.happen(Event::Boot(Boot::Idle))?;
         self.ask_peers()?;
         self.asker = asker;
-        self.happen(Event::Restore)
+        self.happen(Event::Restore)?;
+        self.tell_parents()
     }
 
     /// Forgets what this node remembers. The data stays where it is.
