@@ -254,11 +254,16 @@ fn plan(
     config: &Config,
     own: crate::mirror::node::NodeId,
 ) -> Result<Plan, DaemonError> {
-    let node = mirror.nodes.get(own.slot()).ok_or_else(|| failed("no node"))?;
+    let node = mirror
+        .nodes
+        .get(own.slot())
+        .ok_or_else(|| failed("no node"))?;
     let at = node.address.with_port(node.port);
-    let mut found = at
-        .to_socket_addrs()
-        .map_err(|error| failed(format!("the address {at} of this node is not known: {error}")))?;
+    let mut found = at.to_socket_addrs().map_err(|error| {
+        failed(format!(
+            "the address {at} of this node is not known: {error}"
+        ))
+    })?;
     let listen: SocketAddr = found
         .next()
         .ok_or_else(|| failed(format!("the address {at} of this node is not known")))?;
@@ -274,6 +279,7 @@ fn plan(
         own,
         names: mirror.nodes.iter().map(|node| node.name.clone()).collect(),
         disk: node.disk.clone(),
+        kernel: mirror.backend == Backend::Md,
         listen,
         run_dir: config.daemon.run_dir.clone(),
         nbd_server: sibling("nbd-server")?,
@@ -299,9 +305,7 @@ fn backend(kind: Backend, run_dir: &Path) -> Result<MakeBackend, DaemonError> {
                 })
             })
         }
-        Backend::Md => {
-            Arc::new(move || Box::new(Kernel::new(Machine::real(run_dir.clone()))))
-        }
+        Backend::Md => Arc::new(move || Box::new(Kernel::new(Machine::real(run_dir.clone())))),
     })
 }
 

@@ -169,7 +169,9 @@ impl Link {
             known: self.known,
             fresh,
         };
-        let reply: Reply = client.request(Method::POST, PATH, &exchange, PATIENCE).await?;
+        let reply: Reply = client
+            .request(Method::POST, PATH, &exchange, PATIENCE)
+            .await?;
         if reply.version != VERSION {
             return Err(self.garbled(&format!(
                 "it speaks version {} of what peers say, this daemon version {VERSION}: use the same netraid on both",
@@ -199,7 +201,9 @@ impl Link {
 
 /// What peers may ask.
 pub fn router(shared: Arc<Shared>) -> Router {
-    Router::new().route(PATH, routing::post(answer)).with_state(shared)
+    Router::new()
+        .route(PATH, routing::post(answer))
+        .with_state(shared)
 }
 
 async fn answer(
@@ -234,7 +238,8 @@ async fn answer(
     for tag in fresh {
         if news.mirrors.iter().all(|envelope| envelope.tag != tag) {
             let envelope = shared.envelope(&tag);
-            news.mirrors.extend(envelope.and_then(|envelope| envelope.for_node(peer.as_str())));
+            news.mirrors
+                .extend(envelope.and_then(|envelope| envelope.for_node(peer.as_str())));
         }
     }
     Ok(Json(Reply {

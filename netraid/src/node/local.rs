@@ -3,6 +3,7 @@
 //! Everything here blocks, each call within a bound: an array's start and stop 60 s, adding a leg about 10 s. The processes
 //! outlive the daemon, and are found again by it.
 
+mod device;
 mod export;
 
 use std::path::PathBuf;
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use flags::NodeName;
 
+use device::Devices;
 use export::Exported;
 pub use export::Ticket;
 
@@ -17,10 +19,12 @@ use crate::api::document;
 use crate::array::create::{self, Creation};
 use crate::array::disk::{Access, Disk};
 use crate::array::leg::{Leg, LegError, generations};
-use crate::array::{Added, Array, ArrayError, ArrayStatus, Backend, NewLeg, Speed, Start, Watch};
+use crate::array::{
+    Added, Array, ArrayError, ArrayStatus, Backend, NewLeg, Part, Speed, Start, Watch,
+};
 use crate::mirror::generation::{Extent, Generations};
 use crate::mirror::node::{NodeId, NodeSet};
-use crate::status::{Status, word};
+use crate::status::Status;
 
 /// Where things are, from the configuration.
 #[derive(Clone, Debug)]
@@ -33,6 +37,8 @@ pub struct Plan {
     pub names: Vec<NodeName>,
     /// This node's leg.
     pub disk: PathBuf,
+    /// The array is the kernel's: a peer's export has to become a block device.
+    pub kernel: bool,
     /// Where this node's leg is exported while it is a target: address and port.
     pub listen: std::net::SocketAddr,
     /// For files of running processes.
@@ -103,6 +109,8 @@ pub struct Local {
     plan: Plan,
     backend: Box<dyn Backend>,
     array: Option<Box<dyn Array>>,
+    /// For arrays of the kernel.
+    devices: Option<Devices>,
     exported: Option<Exported>,
 }
 
@@ -115,6 +123,7 @@ impl Local {
         let array = backend.find(&plan.tag)?;
         let exported = Exported::find(&plan).map_err(ArrayError::failed)?;
         Ok(Local {
+            devices: plan.kernel.then(|| Devices::new(&plan.tag)),
             plan,
             backend,
             array,
@@ -191,7 +200,7 @@ impl Local {
             return Ok(None);
         };
         match array.status() {
-            Ok(status) => Ok(Some(view(status, self.plan.own))),
+            Ok(status) => Ok(Some(view(status, &self.plan.names, self.plan.own))),
             Err(error) => match self.backend.find(&self.plan.tag)? {
                 Some(_) => Err(error),
                 None => {
@@ -231,6 +240,11 @@ impl Local {
             array.stop()?;
         }
         self.array = None;
+        if let Some(devices) = &self.devices {
+            for name in &self.plan.names {
+                devices.detach(name.as_str())?;
+            }
+        }
         Ok(())
     }
 
@@ -246,13 +260,28 @@ impl Local {
         discard: bool,
         force: bool,
     ) -> Result<Added, ArrayError> {
-        self.running()?.add(&NewLeg {
-            node: self.name(node),
-            location: location.to_owned(),
+        let array = self.running()?;
+        let name = self.name(node);
+        let leg = |location: String| NewLeg {
+            node: name.clone(),
+            location,
             full: extent == Extent::Full,
             discard,
             force,
-        })
+        };
+        let Some(devices) = &self.devices else {
+            return array.add(&leg(location.to_owned()));
+        };
+        // What failed is in the array still, with its device; one that is not has been removed by md itself.
+        let _ = array.remove(&name);
+        let device = devices.attach(&name, location, &self.plan.disk)?;
+        let added = array.add(&leg(device.display().to_string()));
+        if added.is_err() {
+            // What adding has begun must not be written on behind anybody's back.
+            let _ = array.remove(&name);
+            devices.detach(&name)?;
+        }
+        added
     }
 
     /// Copies everything to a leg that is in the array.
@@ -268,11 +297,16 @@ impl Local {
     /// # Errors
     /// If it is still in afterwards.
     pub fn drop_leg(&mut self, node: NodeId) -> Result<(), ArrayError> {
-        let removed = self.running()?.remove(&self.name(node));
-        let Err(error) = removed else { return Ok(()) };
-        match self.view()? {
-            Some(view) if view.leg(node).0 != LegState::Out => Err(error),
-            _ => Ok(()),
+        let name = self.name(node);
+        if let Err(error) = self.running()?.remove(&name) {
+            match self.view()? {
+                Some(view) if view.leg(node).0 != LegState::Out => return Err(error),
+                _ => {}
+            }
+        }
+        match &self.devices {
+            Some(devices) => devices.detach(&name),
+            None => Ok(()),
         }
     }
 
@@ -346,22 +380,22 @@ impl Local {
     }
 }
 
-fn view(status: ArrayStatus, own: NodeId) -> View {
+fn view(status: ArrayStatus, names: &[NodeName], own: NodeId) -> View {
     let mut legs = Vec::new();
     let mut own_leg_failed = false;
-    for leg in &status.status.legs {
-        let Some(node) = u8::try_from(leg.slot).ok().and_then(NodeId::new) else {
+    for leg in &status.nodes {
+        let slot = names.iter().position(|name| name.as_str() == leg.node);
+        let Some(node) = slot.and_then(|slot| NodeId::new(u8::try_from(slot).ok()?)) else {
             continue;
         };
-        let state = match leg.status.as_str() {
-            word::TARGET | word::SOURCE => LegState::InSync,
-            word::RESYNCING | word::PAUSED => {
-                LegState::Resyncing(percent(leg.missing_bytes, &status.status))
-            }
-            _ => LegState::Out,
+        let state = match leg.state {
+            Part::InSync => LegState::InSync,
+            // Who is at 100 is in sync, and says so.
+            Part::Resyncing => LegState::Resyncing(leg.percent.unwrap_or(0).min(99)),
+            Part::Out => LegState::Out,
         };
         match node == own {
-            true => own_leg_failed = leg.disk != "UpToDate",
+            true => own_leg_failed = state == LegState::Out,
             false => legs.push((node, state, leg.reason.clone())),
         }
     }
@@ -370,17 +404,6 @@ fn view(status: ArrayStatus, own: NodeId) -> View {
         own_leg_failed,
         status,
     }
-}
-
-/// How much of a leg's resync is done.
-fn percent(missing: u64, status: &Status) -> u8 {
-    let done = match &status.resync {
-        Some(resync) => resync.percent,
-        None if status.size == 0 => 0.0,
-        None => 100.0 - 100.0 * missing as f64 / status.size as f64,
-    };
-    // Whoever is at 100 is in sync, and said so.
-    done.clamp(0.0, 99.0) as u8
 }
 
 /// The resync under way, for people.

@@ -215,7 +215,9 @@ impl Shared {
         News {
             instance: self.instance,
             upto: table.sequence,
-            mirrors: newer.filter_map(|envelope| envelope.for_node(node)).collect(),
+            mirrors: newer
+                .filter_map(|envelope| envelope.for_node(node))
+                .collect(),
             gone: gone.map(|(tag, _)| tag.clone()).collect(),
         }
     }
