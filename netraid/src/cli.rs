@@ -1,17 +1,28 @@
 //! The command line of `netraid`: one module a command, and what they share: exit codes, sizes, the run folder.
 
 mod array;
+pub mod bitmap;
 mod cert;
 mod config;
-mod create;
+pub mod daemon;
+mod embedded;
+mod events;
 pub mod exit;
-mod extend;
+mod explain;
+pub mod mirror_action;
+pub mod mirror_resize;
+pub mod mirror_status;
+mod orders;
+pub mod program;
 mod quickstart;
+mod report;
 mod run;
 pub mod run_dir;
 pub mod show;
 pub mod size;
 mod status;
+mod verify;
+mod wait;
 
 use std::process::ExitCode;
 
@@ -20,6 +31,8 @@ use clap::{Parser, Subcommand};
 use exit::Exit;
 
 /// Mirrors a disk live to other machines over the network.
+///
+/// Commands that name a mirror by its TAG ask netraidd of this node.
 #[derive(Debug, Parser)]
 #[command(name = "netraid", version, arg_required_else_help = true)]
 struct Arguments {
@@ -30,51 +43,64 @@ struct Arguments {
 /// A new command gets a line here, a line in [`perform`] and a module.
 #[derive(Debug, Subcommand)]
 enum Command {
-    Array(array::Arguments),
+    Status(status::Arguments),
+    Explain(explain::Arguments),
+    Events(events::Arguments),
+    Create(orders::Create),
+    Extend(orders::Extend),
+    Unextend(orders::Unextend),
+    Delete(orders::Delete),
+    Start(orders::Start),
+    Stop(orders::Stop),
+    Pause(orders::Pause),
+    Resume(orders::Resume),
+    #[command(name = "fullresync")]
+    FullResync(orders::FullResync),
+    Resolve(orders::Resolve),
+    VerifyConfig(verify::Arguments),
+    Report(report::Arguments),
     Cert(cert::Arguments),
     Config(config::Arguments),
-    Create(create::Arguments),
-    Extend(extend::Arguments),
-    Quickstart(quickstart::Arguments),
+    Embedded(embedded::Arguments),
+    Array(array::Arguments),
     Run(run::Arguments),
-    Status(status::Arguments),
+    Quickstart(quickstart::Arguments),
 }
 
 fn perform(command: Command) -> Result<(), Exit> {
     match command {
-        Command::Array(arguments) => array::perform(&arguments),
+        Command::Status(arguments) => status::perform(&arguments),
+        Command::Explain(arguments) => explain::perform(&arguments),
+        Command::Events(arguments) => events::perform(&arguments),
+        Command::Create(order) => order.perform(),
+        Command::Extend(order) => order.perform(),
+        Command::Unextend(order) => order.perform(),
+        Command::Delete(order) => order.perform(),
+        Command::Start(order) => order.perform(),
+        Command::Stop(order) => order.perform(),
+        Command::Pause(order) => order.perform(),
+        Command::Resume(order) => order.perform(),
+        Command::FullResync(order) => order.perform(),
+        Command::Resolve(order) => order.perform(),
+        Command::VerifyConfig(arguments) => verify::perform(&arguments),
+        Command::Report(arguments) => report::perform(&arguments),
         Command::Cert(arguments) => cert::perform(&arguments),
         Command::Config(arguments) => config::perform(&arguments),
-        Command::Create(arguments) => create::perform(&arguments),
-        Command::Extend(arguments) => extend::perform(&arguments),
+        Command::Embedded(arguments) => embedded::perform(&arguments),
+        Command::Array(arguments) => array::perform(&arguments),
         Command::Run(arguments) => run::perform(&arguments),
         Command::Quickstart(arguments) => quickstart::perform(arguments),
-        Command::Status(arguments) => status::perform(&arguments),
     }
 }
 
 /// Runs the program with this process's arguments; what went wrong, if anything, is said on standard error.
 pub fn main() -> ExitCode {
-    let arguments = match Arguments::try_parse() {
+    let arguments: Arguments = match program::arguments() {
         Ok(arguments) => arguments,
-        Err(error) if error.use_stderr() => {
-            // Nothing can be done about a closed standard error.
-            let _ = error.print();
-            return ExitCode::from(exit::USAGE);
-        }
-        Err(help) => {
-            let _ = help.print();
-            return ExitCode::SUCCESS;
-        }
+        Err(code) => return code,
     };
     start_log(&arguments.command);
-    match perform(arguments.command) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(exit) => {
-            exit.tell();
-            ExitCode::from(exit.code)
-        }
-    }
+    program::end("netraid", perform(arguments.command))
 }
 
 /// What the libraries log goes to standard error; `NETRAID_LOG` chooses how much (`warn` if unset).

@@ -1,4 +1,4 @@
-//! What a mirror says about itself, for people and for scripts: the document behind `netraid status --json`.
+//! What a mirror says about itself, for people and for scripts: the document behind `netraid embedded status --json`.
 //!
 //! Changes within a schema version only add fields. Sizes are in bytes, times in milliseconds.
 

@@ -1,4 +1,4 @@
-//! A mirror of two nodes as its administrator would set it up: a disk behind a server, `netraid create`, `run`, `extend`.
+//! A mirror of two nodes as its administrator would set it up: a disk behind a server, `netraid embedded create`, `run`, `embedded extend`.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -77,6 +77,7 @@ impl Mirror {
         let disk = mirror.local.display().to_string();
         mirror
             .netraid(&[
+                "embedded",
                 "create",
                 "--tag",
                 TAG,
@@ -92,6 +93,7 @@ impl Mirror {
         let uri = mirror.leg_uri.clone();
         let run_dir = mirror.run_dir();
         let extend = [
+            "embedded",
             "extend",
             "--tag",
             TAG,
@@ -211,11 +213,18 @@ impl Mirror {
         );
     }
 
-    /// What `netraid status --json` says.
+    /// What `netraid embedded status --json` says.
     pub fn status(&self) -> Value {
-        self.netraid(&["status", TAG, "--json", "--run-dir", &self.run_dir()])
-            .ok()
-            .json()
+        self.netraid(&[
+            "embedded",
+            "status",
+            TAG,
+            "--json",
+            "--run-dir",
+            &self.run_dir(),
+        ])
+        .ok()
+        .json()
     }
 
     /// Waits until the status fulfils a condition, and returns it.

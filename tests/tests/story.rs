@@ -131,7 +131,7 @@ fn without_once_the_mirror_stays_up_until_ctrl_c_and_stops_cleanly() {
     let netraid = || Command::new(peers::ours("netraid"));
     let status = |words: &[&str]| {
         run(netraid()
-            .args(["status", "--run-dir", &run_dir])
+            .args(["embedded", "status", "--run-dir", &run_dir])
             .args(words))
     };
     status(&["--check"]).ok();
@@ -478,7 +478,7 @@ fn bring_up(run_dir: &Path, source: usize, disk: &Path, target: Option<String>) 
 fn status(run_dir: &Path) -> Option<Value> {
     let mut command = Command::new(peers::ours("netraid"));
     command
-        .args(["status", "demo", "--json", "--run-dir"])
+        .args(["embedded", "status", "demo", "--json", "--run-dir"])
         .arg(run_dir);
     let told = run(&mut command);
     told.status.success().then(|| told.json())

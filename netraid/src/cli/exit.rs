@@ -64,8 +64,13 @@ impl Exit {
 
     /// Says what went wrong, on standard error.
     pub fn tell(&self) {
+        self.tell_as("netraid");
+    }
+
+    /// The same, for another program.
+    pub fn tell_as(&self, program: &str) {
         if let Some(message) = &self.message {
-            eprintln!("netraid: {message}");
+            eprintln!("{program}: {message}");
         }
         if let Some(hint) = &self.hint {
             eprintln!("hint: {hint}");

@@ -12,12 +12,12 @@ fn a_mirror_of_the_embedded_engine_goes_on_in_the_kernel_and_back_with_nothing_c
         let mirror = Mirror::of(lab);
         let source = lab.node(1);
         source.must(
-            "netraid create --tag data --disk /dev/ubdb --nodes node1,node2 --node node1 --chunk 64KiB",
+            "netraid embedded create --tag data --disk /dev/ubdb --nodes node1,node2 --node node1 --chunk 64KiB",
         )?;
         let server = mirror.export(2)?;
         let engine = Engine::run(&mirror)?;
         source.must(&format!(
-            "netraid extend --tag data --node node2 --uri nbd://{}/data --wait",
+            "netraid embedded extend --tag data --node node2 --uri nbd://{}/data --wait",
             lab.node(2).ip()
         ))?;
         engine.open(&mirror)?;
@@ -155,7 +155,9 @@ impl Engine {
     fn wait_whole(&self, mirror: &Mirror) -> Result<Value> {
         let slot = mirror.targets[0] - 1;
         wait_until(RESYNC, "the engine's target is in sync", || {
-            let text = mirror.source_node().must("netraid status data --json")?;
+            let text = mirror
+                .source_node()
+                .must("netraid embedded status data --json")?;
             let status: Value = serde_json::from_str(&text).with_context(|| text.clone())?;
             Ok((status["legs"][slot]["status"] == "Target").then_some(status))
         })

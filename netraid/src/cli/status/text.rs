@@ -1,152 +1,118 @@
-//! A mirror's state as lines for people.
+//! The page of `netraid status`.
 
-use std::fmt::Write;
 use std::time::Duration;
 
-use super::super::show::{duration, plain, size};
-use super::health::{self, Health};
-use crate::status::{LegStatus, ResyncStatus, Status, word};
+use crate::api::document::{Mirror, Mirrors, Node, Resync};
+use crate::cli::show::{duration, plain, size};
+use crate::mirror::word::Word;
 
-/// The state of one mirror: a line for the mirror, one a leg, reasons below it, then the numbers.
-pub(super) fn mirror(status: &Status, colour: bool) -> String {
-    let paint = Paint { colour };
-    let health = health::of(status);
-    let mut page = format!(
-        "{}: {} on {}, {}\n",
-        paint.bold(&plain(&status.tag)),
-        size(status.size),
-        plain(&status.node),
-        paint.health(health, health::name(health)),
-    );
-    if let Some(why) = &status.halted {
-        page += &format!("  takes no writes: {}\n", plain(why));
+/// All mirrors.
+pub(in crate::cli) fn page(mirrors: &Mirrors) -> String {
+    if mirrors.mirrors.is_empty() {
+        return format!("no mirror is configured on {}\n", plain(&mirrors.node));
     }
-    let width = |of: fn(&LegStatus) -> &String| {
-        status
-            .legs
-            .iter()
-            .map(|leg| plain(of(leg)).chars().count())
-            .max()
-            .unwrap_or(0)
-    };
-    let (node, state) = (width(|leg| &leg.node), width(|leg| &leg.status));
-    let disk = width(|leg| &leg.disk);
-    for leg in &status.legs {
-        let words = format!("{:state$}", plain(&leg.status));
-        let mut line = format!(
-            "  {:node$}  {}  {:disk$}  {}",
-            plain(&leg.node),
-            paint.leg(&leg.status, &words),
-            plain(&leg.disk),
-            progress(leg, status.resync.as_ref()),
-        );
-        line.truncate(line.trim_end().len());
-        page += &line;
-        page.push('\n');
-        if let Some(reason) = &leg.reason {
-            // What is shown is the state of a leg; of one that is in sync again this is history.
-            let when = if [word::SOURCE, word::TARGET].contains(&leg.status.as_str()) {
-                "last time: "
-            } else {
-                ""
-            };
-            page += &format!("  {:node$}  {when}{}\n", "", plain(reason));
+    let pages: Vec<String> = mirrors
+        .mirrors
+        .iter()
+        .map(|mirror| self::mirror(mirror, &mirrors.node))
+        .collect();
+    pages.join("\n")
+}
+
+fn mirror(mirror: &Mirror, here: &str) -> String {
+    let mut page = format!(
+        "{}: {}\n  {} backend, protocol {}{}\n",
+        plain(&mirror.tag),
+        plain(&service(mirror, here)),
+        plain(&mirror.backend),
+        plain(&mirror.protocol),
+        mirror
+            .size
+            .map_or_else(String::new, |bytes| format!(", {}", size(bytes)))
+    );
+    if !mirror.places.is_empty() {
+        page += &format!("  at {}\n", plain(&mirror.places.join(" ")));
+    }
+    if let Some(dirty) = mirror.dirty_bytes.filter(|dirty| *dirty > 0) {
+        page += &format!("  {} marked as changed\n", size(dirty));
+    }
+    page += &table(&mirror.nodes);
+    if let Some(resync) = &mirror.resync {
+        page += &format!("  resync: {}\n", progress(resync));
+    }
+    for node in mirror.nodes.iter().filter(|node| needs_words(node)) {
+        page += &format!("  {}: {}\n", plain(&node.name), plain(&node.why));
+        if let Some(command) = &node.command {
+            page += &format!("    {}\n", plain(command));
         }
     }
-    numbers(&mut page, status);
+    if let Some(refusal) = mirror.refusal.as_ref().filter(|_| mirror.service == "out") {
+        page += &format!("  may not go into service here: {}\n", plain(&refusal.why));
+    }
+    for problem in &mirror.problems {
+        page += &format!("  problem: {}\n", plain(problem));
+    }
     page
 }
 
-/// How far the resync of a leg is, or what it misses.
-fn progress(leg: &LegStatus, resync: Option<&ResyncStatus>) -> String {
-    let missing = match leg.missing_bytes {
-        0 => String::new(),
-        bytes => format!("{} missing", size(bytes)),
+fn service(mirror: &Mirror, here: &str) -> String {
+    match (mirror.service.as_str(), &mirror.source) {
+        ("in", _) => format!("in service on {here}, this node"),
+        ("starting", _) => format!("being started on {here}, this node"),
+        ("stopping", _) => format!("being stopped on {here}, this node"),
+        (_, Some(source)) => format!("in service on {source}"),
+        (_, None) => "not in service anywhere that can be seen".into(),
+    }
+}
+
+fn table(nodes: &[Node]) -> String {
+    let status = |node: &Node| match (node.member, node.percent) {
+        (false, _) => "-".to_owned(),
+        (true, Some(percent)) => format!("{} {percent}%", node.status),
+        (true, None) => node.status.clone(),
     };
-    let Some(resync) =
-        resync.filter(|_| leg.status == word::RESYNCING || leg.status == word::PAUSED)
-    else {
-        return missing;
+    let rows: Vec<[String; 4]> = nodes
+        .iter()
+        .map(|node| {
+            let place = match node.own {
+                true => "this node".to_owned(),
+                false => node.address.clone(),
+            };
+            [node.name.clone(), status(node), node.disk.clone(), place].map(|cell| plain(&cell))
+        })
+        .collect();
+    let head = ["NODE", "STATUS", "DATA", "ADDRESS"].map(str::to_owned);
+    let wide = |column: usize| {
+        let cells = std::iter::once(&head).chain(&rows).map(|row| &row[column]);
+        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
     };
-    let done = (resync.percent.clamp(0.0, 100.0) / 100.0 * BAR as f64) as usize;
-    let bar = format!("[{}{}]", "#".repeat(done), ".".repeat(BAR - done));
-    let rest = match (resync.paused, resync.time_left_ms) {
-        (true, _) => "paused".to_owned(),
-        (false, Some(left)) => {
+    let (name, status, disk) = (wide(0), wide(1), wide(2));
+    std::iter::once(&head)
+        .chain(&rows)
+        .map(|row| {
             format!(
-                "{}/s, {} left",
-                size(resync.speed),
-                duration(Duration::from_millis(left))
+                "  {:name$}  {:status$}  {:disk$}  {}\n",
+                row[0], row[1], row[2], row[3]
             )
-        }
-        (false, None) => format!("{}/s", size(resync.speed)),
-    };
-    format!("{bar} {:5.1} %  {rest}", resync.percent)
+        })
+        .collect()
 }
 
-fn numbers(page: &mut String, status: &Status) {
-    // Writing to a String can't fail.
-    let _ = writeln!(
-        page,
-        "  dirty: {} in {} of {} chunks of {}; superblocks {}, events {}",
-        size(status.dirty_bytes),
-        status.dirty_chunks,
-        status.chunks,
-        size(status.chunk),
-        plain(&status.array_state),
-        status.events,
-    );
-    if let (Some(end), None) = (&status.last_resync, &status.resync) {
-        let _ = writeln!(
-            page,
-            "  last resync: {} made equal in {}, {} of it sent",
-            size(end.copied),
-            duration(Duration::from_millis(end.elapsed_ms)),
-            size(end.sent),
-        );
-    }
-    for uri in &status.uris {
-        let _ = writeln!(page, "  {}", plain(uri));
-    }
+/// Whether a node is in a state that a person wants explained.
+fn needs_words(node: &Node) -> bool {
+    let fine = [Word::Source, Word::Target, Word::Resyncing];
+    node.member && !fine.iter().any(|word| node.status == word.text())
 }
 
-/// Colours for a terminal that wants them.
-struct Paint {
-    colour: bool,
+fn progress(resync: &Resync) -> String {
+    let left = resync.time_left_ms.map_or_else(String::new, |left| {
+        format!(", {} left", duration(Duration::from_millis(left)))
+    });
+    format!(
+        "{:.0}%, {} copied, {} to go, {}/s{left}",
+        resync.percent,
+        size(resync.copied),
+        size(resync.left),
+        size(resync.speed)
+    )
 }
-
-impl Paint {
-    fn in_colour(&self, code: &str, text: &str) -> String {
-        match self.colour {
-            true => format!("\x1b[{code}m{text}\x1b[0m"),
-            false => text.to_owned(),
-        }
-    }
-
-    fn bold(&self, text: &str) -> String {
-        self.in_colour("1", text)
-    }
-
-    fn health(&self, health: Health, text: &str) -> String {
-        let code = match health {
-            Health::Healthy => "32",
-            Health::Degraded => "33",
-            Health::Unusable => "31",
-        };
-        self.in_colour(code, text)
-    }
-
-    fn leg(&self, status: &str, text: &str) -> String {
-        match status {
-            word::SOURCE | word::TARGET => self.in_colour("32", text),
-            word::SPLIT_BRAIN => self.in_colour("31", text),
-            _ => self.in_colour("33", text),
-        }
-    }
-}
-
-/// Characters of a progress bar.
-const BAR: usize = 20;
-
-#[cfg(test)]
-mod tests;

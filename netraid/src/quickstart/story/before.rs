@@ -178,8 +178,8 @@ pub(super) fn create(scene: &mut Scene, data: Data, disk_size: u64) -> Result<Pl
     let chunk = Layout::default_chunk(disk_size).to_string();
     let nodes = "server1,server2";
     let words = [
-        "create", "--tag", TAG, "--disk", &disk_path, "--nodes", nodes, "--node", "server1",
-        "--chunk", &chunk,
+        "embedded", "create", "--tag", TAG, "--disk", &disk_path, "--nodes", nodes, "--node",
+        "server1", "--chunk", &chunk,
     ];
     scene.netraid(&words)?;
     scene.start_mirror(0, false)?;
@@ -231,6 +231,7 @@ pub(super) fn extend(scene: &mut Scene, plot: &Plot) -> Result<()> {
         scene.nodes[0].run.to_string_lossy().into_owned(),
     );
     scene.netraid(&[
+        "embedded",
         "extend",
         "--tag",
         TAG,

@@ -1,4 +1,4 @@
-//! `netraid create`: makes a disk the first leg of a mirror.
+//! `netraid embedded create`: makes a disk the first leg of a mirror.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,8 +8,8 @@ use bytes::Bytes;
 use flags::{NodeName, Tag};
 use nbd_server::file::FileDevice;
 
-use super::exit::Exit;
-use super::size;
+use crate::cli::exit::Exit;
+use crate::cli::size;
 use crate::md::format::{NewLeg, NewMirror, Start};
 use crate::md::{Layout, MdUuid};
 use crate::raid1::engine::{Engine, IdSource, Shape, Update};
@@ -19,12 +19,12 @@ use crate::raid1::leg::Slot;
 use crate::raid1::link::Link;
 use crate::raid1::metadata::{self, Metadata};
 
-/// Makes a disk the first leg of a mirror. The others are given with `netraid extend` while it runs.
+/// Makes a disk the first leg of a mirror. The others are given with `netraid embedded extend` while it runs.
 ///
 /// The mirror is a little smaller than the disk: md's metadata stands in front of the data.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  \
-    netraid create --tag data --disk /dev/sdb1 --nodes server1,server2 --node server1")]
+    netraid embedded create --tag data --disk /dev/sdb1 --nodes server1,server2 --node server1")]
 pub(super) struct Arguments {
     /// Name of the mirror
     #[arg(long)]
@@ -81,7 +81,7 @@ pub(super) fn perform(arguments: &Arguments) -> Result<(), Exit> {
     let size = write(&link, &tag, &names, slot, chunk)?;
     println!(
         "mirror {tag} made on {disk}: {} for the application, degraded until a second leg is added",
-        super::show::size(size)
+        crate::cli::show::size(size)
     );
     Ok(())
 }

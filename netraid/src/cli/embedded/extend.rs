@@ -1,19 +1,19 @@
-//! `netraid extend`: gives a running mirror another leg.
+//! `netraid embedded extend`: gives a running mirror another leg.
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
-use super::exit::Exit;
-use super::{run_dir, show};
+use crate::cli::exit::Exit;
+use crate::cli::{run_dir, show};
 use crate::control::{self, Request, Response};
 use crate::status::word;
 
 /// Gives a running mirror another leg. The disk is overwritten: everything that is not zero is copied to it.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Example:\n  netraid extend --tag data --node server2 --uri nbd://server2/data --wait"
+    after_help = "Example:\n  netraid embedded extend --tag data --node server2 --uri nbd://server2/data --wait"
 )]
 pub(super) struct Arguments {
     /// The mirror
@@ -60,7 +60,7 @@ pub(super) fn perform(arguments: &Arguments) -> Result<(), Exit> {
         return wait(arguments, &folder);
     }
     println!(
-        "{} is being filled; netraid status {} shows how far it is",
+        "{} is being filled; netraid embedded status {} shows how far it is",
         arguments.node, arguments.tag
     );
     Ok(())
