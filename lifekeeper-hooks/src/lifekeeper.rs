@@ -1,9 +1,15 @@
 //! LifeKeeper's own commands in `$LKROOT/bin`, each within a bound.
+//!
+//! What is left behind must not hold our standard error: who started us reads it until everybody has closed it.
 
 use std::io::Read;
-use std::process::{Command, Stdio};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 
 use crate::script::lkroot;
 
@@ -12,10 +18,29 @@ use crate::script::lkroot;
 pub(crate) enum Ended {
     /// With this code, and this on standard output.
     Code(i32, String),
-    /// Not within its time. It may go on.
+    /// Not within its time; it was ended.
     Late,
     /// It could not be started.
     Absent(String),
+}
+
+/// Raises an event. What LifeKeeper does about it may take long, and goes on without us.
+pub(crate) fn raise(words: &[&str], until: Instant) -> Ended {
+    let mut command = Command::new(lkroot().join("bin/sendevent"));
+    command.args(words).stdin(Stdio::null());
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = match command.spawn() {
+        Ok(child) => child,
+        Err(error) => return Ended::Absent(format!("sendevent: {error}")),
+    };
+    loop {
+        match child.try_wait() {
+            Ok(Some(status)) => return Ended::Code(status.code().unwrap_or(-1), String::new()),
+            Ok(None) if Instant::now() < until => thread::sleep(POLL),
+            Ok(None) => return Ended::Late,
+            Err(error) => return Ended::Absent(error.to_string()),
+        }
+    }
 }
 
 /// Runs one of LifeKeeper's commands until `until` at most.
@@ -25,6 +50,7 @@ pub(crate) fn run(name: &str, words: &[&str], until: Instant) -> Ended {
         .args(words)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
+        .process_group(0)
         .spawn();
     let mut child = match started {
         Ok(child) => child,
@@ -53,9 +79,21 @@ pub(crate) fn run(name: &str, words: &[&str], until: Instant) -> Ended {
                 return Ended::Code(status.code().unwrap_or(-1), text);
             }
             Ok(None) if Instant::now() < until => thread::sleep(POLL),
-            Ok(None) => return Ended::Late,
+            Ok(None) => {
+                end(&mut child);
+                return Ended::Late;
+            }
             Err(error) => return Ended::Absent(error.to_string()),
         }
+    }
+}
+
+/// Ends a command and all that it started.
+fn end(child: &mut Child) {
+    if let Ok(group) = i32::try_from(child.id()) {
+        // It may have ended just now.
+        let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
+        let _ = child.wait();
     }
 }
 

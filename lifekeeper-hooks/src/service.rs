@@ -51,7 +51,7 @@ pub(crate) fn quick_check(call: &Call) -> u8 {
     log.error(log::NOT_DONE, &failure.why);
     let tag = call.tag.as_str();
     let words = ["-C", "netraid", "-E", "recover", "-n", tag];
-    match lifekeeper::run("sendevent", &words, Instant::now() + EVENT) {
+    match lifekeeper::raise(&words, Instant::now() + EVENT) {
         Ended::Code(0, _) | Ended::Late => log.info(log::EVENT, "raised netraid,recover"),
         Ended::Code(code, _) => log.error(log::EVENT, &format!("sendevent ended with {code}")),
         Ended::Absent(why) => log.error(log::EVENT, &format!("no event was raised: {why}")),

@@ -235,7 +235,7 @@ fn a_daemon_that_hangs_does_not_keep_a_script_beyond_its_limit() {
 #[test]
 fn a_command_of_lifekeeper_that_hangs_does_not_either() {
     let system = System::with(standby(), Answer::done());
-    system.command("lcdremexec", "exec sleep 20");
+    system.command("lcdremexec", "sleep 20");
     let begin = Instant::now();
     let (code, err) = system.run_with("extend server2 data", &[("NETRAID_EXTEND_LIMIT", "1")]);
     assert_eq!(code, Some(124), "{err}");

@@ -11,7 +11,7 @@ use netraid::api::document::{
 };
 
 /// What it does with a request.
-pub enum Reply {
+pub(crate) enum Reply {
     /// Answers with this status and body.
     Say(u16, String),
     /// Keeps the connection, and says nothing.
@@ -19,10 +19,13 @@ pub enum Reply {
 }
 
 /// What was asked: method, path and body.
-pub type Asked = Arc<Mutex<Vec<(String, String, String)>>>;
+pub(crate) type Asked = Arc<Mutex<Vec<(String, String, String)>>>;
 
 /// Serves in a folder for as long as the test's process lives.
-pub fn serve(folder: &Path, answer: impl Fn(&str, &str) -> Reply + Send + Sync + 'static) -> Asked {
+pub(crate) fn serve(
+    folder: &Path,
+    answer: impl Fn(&str, &str) -> Reply + Send + Sync + 'static,
+) -> Asked {
     let listener = UnixListener::bind(folder.join("netraidd.sock")).unwrap();
     let asked = Asked::default();
     let (answer, kept) = (Arc::new(answer), Arc::clone(&asked));
@@ -74,7 +77,7 @@ fn one(mut stream: UnixStream, answer: &dyn Fn(&str, &str) -> Reply, asked: &Ask
 }
 
 /// A daemon that knows these mirrors, and carries out every order in this way.
-pub fn knowing(mirrors: Mirrors, order: Answer) -> impl Fn(&str, &str) -> Reply {
+pub(crate) fn knowing(mirrors: Mirrors, order: Answer) -> impl Fn(&str, &str) -> Reply {
     move |method, path| {
         let path = path.split('?').next().unwrap();
         let tag = path.trim_start_matches("/v1/mirrors/").split('/').next();
@@ -110,7 +113,7 @@ fn unknown() -> Answer {
 }
 
 /// The mirror `data` of server1 (this node and its source), server2 that is being resynced, and server3, not extended to.
-pub fn data() -> Mirrors {
+pub(crate) fn data() -> Mirrors {
     let node = |slot: u8, status: &str, disk: &str, why: &str| Node {
         name: format!("server{}", slot + 1),
         slot,

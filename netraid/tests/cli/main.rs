@@ -518,8 +518,7 @@ fn a_report_has_everything_and_is_printed_without_a_daemon_too() {
         );
     }
     assert!(
-        told.out
-            .contains("node server2: address 10.0.0.2"),
+        told.out.contains("node server2: address 10.0.0.2"),
         "{}",
         told.out
     );
