@@ -1,0 +1,99 @@
+//! Cut cables while the source writes or does not.
+
+use std::time::Duration;
+
+use crate::cable::Cable;
+use crate::cluster::{Cluster, MIB};
+
+#[test]
+fn a_cut_in_which_nothing_is_written_costs_no_resync_to_speak_of() {
+    let cluster = Cluster::new(2).mirrored();
+    let [server1, server2] = [&cluster.nodes[0], &cluster.nodes[1]];
+    cluster.application(0).write(0..MIB);
+    let before = server1.status().generation;
+    cluster.cut(0, 1, Cable::Reset);
+    server1.sees(&["Source", "Unknown"]);
+    server2.sees(&["Unknown", "Target"]);
+    cluster.join(0, 1);
+    let mirror = server1.sees(&["Source", "Target"]);
+    server2.sees(&["Source", "Target"]);
+    let resync = mirror.nodes[1].last_resync.clone().unwrap();
+    assert!(!resync.full && resync.dirty_bytes <= 2 << 20, "{resync:?}");
+    assert_eq!(
+        mirror.generation, before,
+        "a generation was named for nothing"
+    );
+    cluster.legs_equal(&[0, 1]);
+}
+
+#[test]
+fn what_is_written_during_a_cut_is_all_that_is_copied() {
+    let cluster = Cluster::new(2).mirrored();
+    let [server1, server2] = [&cluster.nodes[0], &cluster.nodes[1]];
+    cluster.cut(0, 1, Cable::Reset);
+    server1.sees(&["Source", "Unknown"]);
+    let application = cluster.application(0);
+    application.write(5 * MIB..5 * MIB + 1);
+    cluster.join(0, 1);
+    let mirror = server1.sees(&["Source", "Target"]);
+    server2.sees(&["Source", "Target"]);
+    let resync = mirror.nodes[1].last_resync.clone().unwrap();
+    assert!(
+        !resync.full && resync.dirty_bytes <= 128 << 10,
+        "{resync:?}"
+    );
+    cluster.legs_equal(&[0, 1]);
+    application.check(&server2.data());
+}
+
+#[test]
+fn a_black_hole_does_not_stop_the_application_for_long() {
+    let cluster = Cluster::new(2).mirrored();
+    let [server1, server2] = [&cluster.nodes[0], &cluster.nodes[1]];
+    let mut application = cluster.application(0);
+    application.begin(8 * MIB);
+    application.goes_on(20);
+    cluster.cut(0, 1, Cable::Hung);
+    server1.sees(&["Source", "Unknown"]);
+    application.goes_on(20);
+    assert_eq!(application.broken(), Vec::<String>::new());
+    assert!(
+        application.pause() < Duration::from_secs(30),
+        "{:?}",
+        application.pause()
+    );
+
+    // What was on its way comes out now, and is not to land on what is newer.
+    cluster.join(0, 1);
+    server1.sees(&["Source", "Target"]);
+    application.goes_on(20);
+    application.stop();
+    server2.sees(&["Source", "Target"]);
+    let resync = server1.status().nodes[1].last_resync.clone().unwrap();
+    assert!(!resync.full, "{resync:?}");
+    cluster.legs_equal(&[0, 1]);
+    application.check(&server2.data());
+    assert_eq!(application.broken(), Vec::<String>::new());
+}
+
+#[test]
+fn a_cable_that_flaps_under_load_loses_nothing() {
+    let cluster = Cluster::new(2).mirrored();
+    let [server1, server2] = [&cluster.nodes[0], &cluster.nodes[1]];
+    let mut application = cluster.application(0);
+    application.begin(8 * MIB);
+    for _ in 0..3 {
+        application.goes_on(5);
+        cluster.cut(0, 1, Cable::Reset);
+        server1.sees(&["Source", "Unknown"]);
+        cluster.join(0, 1);
+        server1.sees(&["Source", "Target"]);
+    }
+    application.stop();
+    assert_eq!(application.broken(), Vec::<String>::new());
+    let resync = server1.status().nodes[1].last_resync.clone().unwrap();
+    assert!(!resync.full, "{resync:?}");
+    server2.sees(&["Source", "Target"]);
+    cluster.legs_equal(&[0, 1]);
+    application.check(&server2.data());
+}

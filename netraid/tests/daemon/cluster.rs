@@ -1,0 +1,239 @@
+//! A cluster: nodes with their certificates and disks, and the cables between them.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use flags::NodeName;
+use netraid::api::document::Order;
+use netraid::api::issue;
+use tempfile::TempDir;
+
+use crate::application::Application;
+use crate::cable::{Cable, Proxy};
+use crate::node::{Node, TAG, blank, wait};
+
+/// Bytes of a disk.
+pub const DISK: u64 = 16 << 20;
+const PEERS: u16 = 7800;
+const LEGS: u16 = 10001;
+
+/// Blocks of an application that are a MiB.
+pub const MIB: u64 = 256;
+
+pub fn create() -> Order {
+    Order::Create {
+        force: false,
+        keep: false,
+    }
+}
+
+pub fn extend(node: &str) -> Order {
+    Order::Extend {
+        node: node.to_owned(),
+        force: false,
+    }
+}
+
+/// How a cluster is made.
+#[derive(Clone, Default)]
+pub struct Options {
+    /// Lines of `/etc/default/LifeKeeper`.
+    pub defaults: String,
+    /// KiB a second that a resync may take: slow enough to be looked at.
+    pub speed: Option<u32>,
+}
+
+pub struct Cluster {
+    // Before the folder: their processes end first.
+    pub nodes: Vec<Node>,
+    /// By both ends: for the peers, and for the data.
+    cables: BTreeMap<(usize, usize), [Proxy; 2]>,
+    pub folder: TempDir,
+}
+
+impl Cluster {
+    /// Nodes `server1`, `server2` and so on, which run, and have no mirror yet.
+    pub fn new(count: usize) -> Cluster {
+        Cluster::with(count, Options::default())
+    }
+
+    /// The same, whose resyncs are slow enough to be looked at.
+    pub fn slow(count: usize) -> Cluster {
+        let speed = Some(3000);
+        Cluster::with(
+            count,
+            Options {
+                speed,
+                ..Options::default()
+            },
+        )
+    }
+
+    pub fn with(count: usize, options: Options) -> Cluster {
+        let cluster = Cluster::prepared(count, options);
+        for node in &cluster.nodes {
+            node.start_daemon();
+        }
+        cluster
+    }
+
+    /// Configured nodes that don't run yet.
+    pub fn prepared(count: usize, options: Options) -> Cluster {
+        let netraidd = Path::new(env!("CARGO_BIN_EXE_netraidd"));
+        let server = netraidd.with_file_name("nbd-server");
+        assert!(
+            server.exists(),
+            "{} is missing: cargo build --workspace --bins",
+            server.display()
+        );
+        let folder = tempfile::tempdir().unwrap();
+        let names: Vec<String> = (1..=count)
+            .map(|number| format!("server{number}"))
+            .collect();
+        let nodes: Vec<Node> = names
+            .iter()
+            .map(|name| Node::new(name, folder.path().join(name)))
+            .collect();
+        let hosts: Vec<Ipv4Addr> = addresses(count);
+        let mut cables = BTreeMap::new();
+        for from in 0..count {
+            for to in (0..count).filter(|to| *to != from) {
+                let proxies =
+                    [PEERS, LEGS].map(|port| Proxy::new(SocketAddr::from((hosts[to], port))));
+                cables.insert((from, to), proxies);
+            }
+        }
+        let mut defaults = options.defaults;
+        if let Some(speed) = options.speed {
+            write!(
+                defaults,
+                "LKDR_SPEED_LIMIT={speed}\nLKDR_SPEED_LIMIT_MIN={speed}\n"
+            )
+            .unwrap();
+        }
+        certificates(folder.path(), &names);
+        for (from, node) in nodes.iter().enumerate() {
+            blank(&node.disk(), DISK);
+            let etc = node.folder.join("etc");
+            let text = format!(
+                "node = {:?}\nlisten = [\"{}:{PEERS}\"]\nrun_dir = {:?}\nstate_dir = {:?}\n",
+                node.name,
+                hosts[from],
+                node.run_dir(),
+                node.folder.join("state"),
+            );
+            fs::write(etc.join("netraid.toml"), text).unwrap();
+            let mut text = format!(
+                "tag = \"{TAG}\"\nnumber = 0\nbackend = \"embedded\"\ndevice = {:?}\nchunk = 64\n",
+                node.run_dir().join(format!("{TAG}.nbd")),
+            );
+            for (to, other) in nodes.iter().enumerate() {
+                let (address, port) = match cables.get(&(from, to)) {
+                    Some([peers, legs]) => (peers.address, legs.address.port()),
+                    None => (SocketAddr::from((hosts[from], PEERS)), LEGS),
+                };
+                let (name, disk) = (&other.name, other.disk());
+                writeln!(
+                    text,
+                    "[[nodes]]\nname = {name:?}\naddress = \"{address}\"\ndisk = {disk:?}\nport = {port}"
+                )
+                .unwrap();
+            }
+            fs::write(etc.join(format!("{TAG}.toml")), text).unwrap();
+            fs::write(etc.join("defaults"), &defaults).unwrap();
+        }
+        Cluster {
+            nodes,
+            cables,
+            folder,
+        }
+    }
+
+    /// All nodes' names and their mirror: `server1` is source, the others are targets in sync.
+    pub fn mirrored(self) -> Cluster {
+        let source = &self.nodes[0];
+        source.done(&create());
+        for node in &self.nodes[1..] {
+            source.done(&extend(&node.name));
+        }
+        let wanted: Vec<&str> = (0..self.nodes.len())
+            .map(|at| ["Target", "Source"][usize::from(at == 0)])
+            .collect();
+        for node in &self.nodes {
+            node.sees(&wanted);
+        }
+        self
+    }
+
+    pub fn cut(&self, one: usize, other: usize, how: Cable) {
+        for (ends, proxies) in &self.cables {
+            if *ends == (one, other) || *ends == (other, one) {
+                proxies.iter().for_each(|proxy| proxy.set(how));
+            }
+        }
+    }
+
+    pub fn join(&self, one: usize, other: usize) {
+        self.cut(one, other, Cable::Whole);
+    }
+
+    /// An application that writes on a node's mirror until it is told to stop.
+    pub fn application(&self, node: usize) -> Application {
+        Application::new(self.nodes[node].run_dir().join(format!("{TAG}.nbd")))
+    }
+
+    /// P3: the legs of these nodes are equal, once nothing is on its way any more.
+    pub fn legs_equal(&self, nodes: &[usize]) {
+        let legs: Vec<Vec<u8>> = nodes.iter().map(|node| self.nodes[*node].data()).collect();
+        for (node, leg) in nodes.iter().zip(&legs).skip(1) {
+            let differs = leg
+                .chunks(4096)
+                .zip(legs[0].chunks(4096))
+                .position(|(one, other)| one != other);
+            assert!(
+                differs.is_none() && leg.len() == legs[0].len(),
+                "the legs of {} and {} differ, first in block {differs:?} of 4096 bytes",
+                self.nodes[nodes[0]].name,
+                self.nodes[*node].name
+            );
+        }
+    }
+
+    /// Waits until every node has told all others that it is there.
+    pub fn met(&self) {
+        for node in &self.nodes {
+            wait(
+                &format!("{} does not reach all:\n{}", node.name, node.log()),
+                || node.status().nodes.iter().all(|other| other.reachable),
+            );
+        }
+    }
+}
+
+/// Loopback addresses that no other test has, of this process or another: so all can use the same ports.
+fn addresses(count: usize) -> Vec<Ipv4Addr> {
+    static CLUSTERS: AtomicU32 = AtomicU32::new(0);
+    let cluster = CLUSTERS.fetch_add(1, Ordering::Relaxed);
+    let process = std::process::id();
+    let host = |node: u32| {
+        let number = (process & 0xffff) << 8 | (cluster * 8 + node + 1) & 0xff;
+        Ipv4Addr::from(0x7f00_0000 | number)
+    };
+    (0..count as u32).map(host).collect()
+}
+
+fn certificates(folder: &Path, names: &[String]) {
+    let tls = |name: &str| folder.join(name).join("etc/tls");
+    let node = |name: &str| NodeName::new(name).unwrap();
+    let first = tls(&names[0]);
+    issue::init(&first, &node(&names[0])).unwrap();
+    for name in &names[1..] {
+        let bundle = folder.join(format!("{name}.bundle"));
+        issue::invite(&first, &node(name), &bundle).unwrap();
+        issue::join(&tls(name), &bundle).unwrap();
+    }
+}

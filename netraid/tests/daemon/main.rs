@@ -1,0 +1,24 @@
+//! Clusters of real netraidd processes on loopback: failovers, cut cables, killed processes, strangers.
+//!
+//! The scenarios are those of the specification; the status words are looked at on every node at each moment. They need
+//! the programs netraidd, netraid and nbd-server: `cargo build --workspace --bins` first.
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used
+)]
+
+mod application;
+mod cable;
+mod cluster;
+mod node;
+
+mod cables;
+mod operator;
+mod restarts;
+mod split_brain;
+mod strangers;
+mod three_nodes;
+mod two_nodes;
+mod waiting;
