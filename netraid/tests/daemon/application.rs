@@ -16,10 +16,12 @@ use crate::node::{LOOK, PATIENCE};
 
 pub const BLOCK: usize = 4096;
 
-/// What may be in a block: what was last flushed, or anything that was written since.
+/// What may be in a block: what was last flushed, or anything that was sent since.
 #[derive(Clone, Debug, Default)]
 struct Promise {
     flushed: u64,
+    /// The last that was acknowledged; the next flush makes it a promise.
+    answered: u64,
     since: Vec<u64>,
 }
 
@@ -92,6 +94,8 @@ impl Application {
         link.run(command, PATIENCE)
             .map_err(|error| format!("{error:?}"))?;
         self.answered();
+        let mut record = self.record.lock().unwrap();
+        record.blocks.entry(block).or_default().answered = value;
         Ok(())
     }
 
@@ -101,10 +105,9 @@ impl Application {
         self.answered();
         let mut record = self.record.lock().unwrap();
         for promise in record.blocks.values_mut() {
-            if let Some(last) = promise.since.pop() {
-                promise.flushed = last;
-                promise.since.clear();
-            }
+            promise.flushed = promise.answered;
+            // One without an answer may be there or not, unless a newer one was acknowledged.
+            promise.since.retain(|value| *value > promise.answered);
         }
         self.flushes.fetch_add(1, Ordering::Relaxed);
         Ok(())

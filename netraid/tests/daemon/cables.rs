@@ -1,6 +1,8 @@
 //! Cut cables while the source writes or does not.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use netraid::api::document::Order;
 
 use crate::cable::Cable;
 use crate::cluster::{Cluster, MIB};
@@ -96,4 +98,33 @@ fn a_cable_that_flaps_under_load_loses_nothing() {
     server2.sees(&["Source", "Target"]);
     cluster.legs_equal(&[0, 1]);
     application.check(&server2.data());
+}
+
+#[test]
+fn a_node_that_falls_silent_after_much_news_is_missed_within_seconds() {
+    let cluster = Cluster::new(2).mirrored();
+    let [server1, server2] = [&cluster.nodes[0], &cluster.nodes[1]];
+    for _ in 0..15 {
+        let targets = Vec::new;
+        server1.done(&Order::Pause { targets: targets() });
+        server2.wait_for("that it is not in sync", |mirror| {
+            mirror.nodes[1].status != "Target"
+        });
+        server1.done(&Order::Resume { targets: targets() });
+        server2.sees(&["Source", "Target"]);
+    }
+    let cut = Instant::now();
+    cluster.cut(0, 1, Cable::Hung);
+    server2.sees(&["Unknown", "Target"]);
+    // Nothing is written, so the leg of server2 has not missed anything, and is still in sync.
+    let mirror = server1.wait_for("why server2 is silent", |mirror| {
+        !mirror.nodes[1].reachable && mirror.nodes[1].failure.is_some()
+    });
+    let why = mirror.nodes[1].failure.clone().unwrap();
+    assert!(why.contains("server2"), "{why}");
+    assert!(
+        cut.elapsed() < Duration::from_secs(12),
+        "{:?}",
+        cut.elapsed()
+    );
 }

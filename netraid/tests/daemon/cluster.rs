@@ -52,7 +52,7 @@ pub struct Cluster {
     pub nodes: Vec<Node>,
     /// By both ends: for the peers, and for the data.
     cables: BTreeMap<(usize, usize), [Proxy; 2]>,
-    pub folder: TempDir,
+    _folder: TempDir,
 }
 
 impl Cluster {
@@ -149,7 +149,7 @@ impl Cluster {
         Cluster {
             nodes,
             cables,
-            folder,
+            _folder: folder,
         }
     }
 

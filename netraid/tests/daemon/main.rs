@@ -17,6 +17,7 @@ mod node;
 mod cables;
 mod operator;
 mod restarts;
+mod resyncs;
 mod split_brain;
 mod strangers;
 mod three_nodes;
