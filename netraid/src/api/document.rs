@@ -113,7 +113,7 @@ pub struct Node {
     pub command: Option<String>,
     /// How its last resync was decided.
     pub last_resync: Option<Decided>,
-    /// Why its leg failed last.
+    /// Why it can't be reached, else why its leg failed last.
     pub failure: Option<String>,
 }
 

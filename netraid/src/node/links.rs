@@ -101,8 +101,9 @@ impl Link {
                 }
                 Err(error) => error,
             };
-            self.shared.lost(&self.name);
-            self.complain(&met);
+            let why = met.to_string();
+            self.shared.lost(&self.name, &why);
+            self.complain(why);
             // Whoever asked hears that there is no answer.
             asked.clear();
             tokio::select! {
@@ -123,7 +124,6 @@ impl Link {
         let mut published = self.shared.newest_published();
         (self.own_told, self.known) = (0, 0);
         let mut met = None;
-        let mut next = Instant::now();
         loop {
             let fresh = asked.iter().map(|question| question.tag.clone()).collect();
             let reply = match self.exchange(&mut client, fresh).await {
@@ -145,7 +145,7 @@ impl Link {
             }
             self.known = reply.news.upto;
             self.shared.hear(&self.name, reply.news);
-            next = (next + BEAT).max(Instant::now());
+            let next = Instant::now() + BEAT;
             tokio::select! {
                 () = sleep_until(next) => {}
                 changed = published.changed() => if changed.is_err() {
@@ -190,8 +190,7 @@ impl Link {
         }
     }
 
-    fn complain(&mut self, error: &PeerError) {
-        let why = error.to_string();
+    fn complain(&mut self, why: String) {
         if self.complained.as_deref() != Some(&why) {
             self.shared.tell(None, "peer-unreachable", why.clone());
             self.complained = Some(why);

@@ -113,6 +113,8 @@ struct Link {
     met: Option<(u64, u64)>,
     /// Mirrors of which it told, and the newest sequence number of each.
     told: BTreeMap<String, u64>,
+    /// Why it can't be reached.
+    failure: Option<String>,
 }
 
 #[derive(Default)]
@@ -322,6 +324,7 @@ impl Shared {
             wake,
             met: None,
             told: BTreeMap::new(),
+            failure: None,
         };
         self.links().insert(peer.to_owned(), link);
     }
@@ -337,16 +340,23 @@ impl Shared {
         if let Some(link) = self.links().get_mut(peer) {
             link.met = Some((epoch, instance));
             link.told.clear();
+            link.failure = None;
         }
     }
 
+    /// Why a peer can't be reached, if that is so.
+    pub fn failure(&self, peer: &str) -> Option<String> {
+        self.links().get(peer)?.failure.clone()
+    }
+
     /// A peer can't be reached any more: every mirror of which it told hears that.
-    pub fn lost(&self, peer: &str) {
+    pub fn lost(&self, peer: &str, why: &str) {
         let mut links = self.links();
         let Some(link) = links.get_mut(peer) else {
             return;
         };
         link.met = None;
+        link.failure = Some(why.to_owned());
         for tag in std::mem::take(&mut link.told).into_keys() {
             self.lose(&tag, peer);
         }

@@ -135,12 +135,17 @@ impl Driver {
             let own = node == self.settings.own;
             let explanation = explanations.iter().find(|one| one.node == node);
             let member = self.machine.memory().nodes.contains(node);
+            let reachable = own || self.machine.peer(node).is_some();
+            let unreachable = match reachable {
+                true => None,
+                false => self.shared.failure(name),
+            };
             nodes.push(document::Node {
                 name: name.clone(),
                 slot: node.into(),
                 own,
                 member,
-                reachable: own || self.machine.peer(node).is_some(),
+                reachable,
                 status: self.machine.detailed_word(node).to_string(),
                 disk: self.disk_state(node).into(),
                 device: self.about.disks.get(slot).cloned().unwrap_or_default(),
@@ -159,7 +164,7 @@ impl Driver {
                     (None, _) => Some(format!("netraid extend {} {name}", self.names.tag)),
                 },
                 last_resync: self.decided[slot].clone(),
-                failure: self.failures[slot].clone(),
+                failure: unreachable.or_else(|| self.failures[slot].clone()),
             });
         }
         nodes
