@@ -12,7 +12,8 @@ fn a_cut_in_which_nothing_is_written_costs_no_resync_to_speak_of() {
     let cluster = Cluster::new(2).mirrored();
     let [server1, server2] = [&cluster.nodes[0], &cluster.nodes[1]];
     cluster.application(0).write(0..MIB);
-    let before = server1.status().generation;
+    let before = server1.wait_for("no bits", |mirror| mirror.dirty_bytes == Some(0));
+    let before = before.generation;
     cluster.cut(0, 1, Cable::Reset);
     server1.sees(&["Source", "Unknown"]);
     server2.sees(&["Unknown", "Target"]);

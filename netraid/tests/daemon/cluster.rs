@@ -177,6 +177,13 @@ impl Cluster {
         }
     }
 
+    /// What `from` sends to `to` over connections of its own does not arrive, nor does the answer.
+    pub fn cut_one_way(&self, from: usize, to: usize, how: Cable) {
+        for proxy in &self.cables[&(from, to)] {
+            proxy.set(how);
+        }
+    }
+
     pub fn join(&self, one: usize, other: usize) {
         self.cut(one, other, Cable::Whole);
     }

@@ -15,6 +15,7 @@ mod cluster;
 mod node;
 
 mod cables;
+mod faults;
 mod operator;
 mod restarts;
 mod resyncs;

@@ -122,6 +122,13 @@ impl Node {
         found.collect()
     }
 
+    /// A signal to the process of that kind, which is there.
+    pub fn signal(&self, which: Process, signal: Signal) {
+        let mut found = self.processes().into_iter();
+        let (pid, _) = found.find(|(_, kind)| *kind == which).unwrap();
+        kill(Pid::from_raw(pid), signal).unwrap();
+    }
+
     /// SIGKILL to the process of that kind; whether there was one.
     pub fn kill_process(&self, which: Process) -> bool {
         let found = self

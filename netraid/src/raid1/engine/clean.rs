@@ -101,8 +101,11 @@ impl Engine {
             });
         } else {
             // What was flushed may be gone from a leg that has left since it was written, but that leg's metadata looks
-            // as new as ours: from the answer on a generation of their own must tell the legs that were flushed.
-            self.mint_if_needed();
+            // as new as ours: from the answer on a generation of their own must tell the legs that were flushed. With no
+            // bit set nothing was written since all of them were flushed last: a stop alone makes nobody newer.
+            if !self.dirty().is_empty() {
+                self.mint_if_needed();
+            }
             self.answer_when_durable(flush.request, effects);
         }
     }
