@@ -225,11 +225,13 @@ impl Cluster {
 fn addresses(count: usize) -> Vec<Ipv4Addr> {
     static CLUSTERS: AtomicU32 = AtomicU32::new(0);
     let cluster = CLUSTERS.fetch_add(1, Ordering::Relaxed);
-    let process = std::process::id();
-    let host = |node: u32| {
-        let number = (process & 0xffff) << 8 | (cluster * 8 + node + 1) & 0xff;
-        Ipv4Addr::from(0x7f00_0000 | number)
-    };
+    assert!(
+        cluster < 512,
+        "one process makes no more clusters than that"
+    );
+    // 12 bits for the process, 9 for the cluster, 3 for the node; never 127.0.0.1.
+    let process = std::process::id() % 4095 + 1;
+    let host = |node: u32| Ipv4Addr::from(0x7f00_0000 | process << 12 | cluster << 3 | node);
     (0..count as u32).map(host).collect()
 }
 
