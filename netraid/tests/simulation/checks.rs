@@ -43,6 +43,18 @@ impl World {
         }
     }
 
+    /// P3 and P4: a leg that misses something says so durably before it gets anything.
+    pub fn check_mark(&self, leg: usize, command: &Command) {
+        let state = self.state(leg);
+        if !command.changes_data() || !matches!(state, LegState::Attaching | LegState::Resync) {
+            return;
+        }
+        assert!(
+            state == LegState::Resync && !self.disks[leg].is_consistent(),
+            "leg {leg} ({state:?}) misses something and gets {command:?}, but calls itself consistent"
+        );
+    }
+
     /// P1: every leg in sync has what was acknowledged, and on stable storage what was flushed.
     pub fn check_promise(&self, learned: &Learned) {
         for leg in self.slots() {
@@ -133,8 +145,13 @@ impl World {
                 continue;
             }
             for block in 0..disk.cache.len() {
+                // One that was equal and waits to be marked got nothing since: it has what the source failed to write.
+                let failed = self.states[leg] == LegState::Attaching
+                    && self.failed_elsewhere[leg][block];
                 assert!(
-                    disk.cache[block] == source.cache[block] || self.is_being_written(block),
+                    disk.cache[block] == source.cache[block]
+                        || failed
+                        || self.is_being_written(block),
                     "leg {leg} has received some of what it missed but not block {block}, and calls itself consistent"
                 );
             }

@@ -3,9 +3,10 @@
 use bytes::Bytes;
 use nbd_protocol::command::{Answer, Command};
 use netraid::mirror::generation::{Generation, Verdict, decide};
-use netraid::raid1::engine::{Effect, Engine, Event, IdSource, Settings};
+use netraid::raid1::engine::{Effect, Engine, Event, IdSource, Settings, Terms};
 use netraid::raid1::leg::{LegImage, LegState};
 
+use crate::disk::{Disk, steps};
 use crate::world::{World, slot};
 
 impl World {
@@ -26,7 +27,7 @@ impl World {
         // at once such a leg is refused, which is safe, and must be rare. `main` sees to that.
         if self.connections.contains(&None) {
             self.tally.unresolved += 1;
-            return;
+            self.discard_refused_legs();
         }
         let whole = |world: &World| world.in_sync().len() == world.shape.slots;
         self.run_until(whole, "whole again");
@@ -48,6 +49,63 @@ impl World {
             self.application
                 .expect_at_least(block, *value, floor, "at the end");
         }
+    }
+
+    /// The administrator decides that the mirror goes on with what its source has.
+    fn discard_refused_legs(&mut self) {
+        let terms = Terms {
+            full: self.random.chance(25),
+            discard: true,
+        };
+        for leg in self.slots() {
+            self.join(leg, terms);
+            assert!(
+                self.connections[leg].is_some() || self.is_over(),
+                "leg {leg} is refused although its data may be discarded"
+            );
+        }
+    }
+
+    /// P3 and P4: a target is cut off and both sides are written. It is refused, until an order discards what it wrote;
+    /// then nothing of that is left, even if the copying is interrupted.
+    pub fn discard_one_side(&mut self) {
+        self.errors = 0;
+        self.become_whole();
+        let source = self.source;
+        let other = self.in_sync().into_iter().find(|leg| *leg != source);
+        let Some(other) = other.filter(|_| self.state(source) == LegState::InSync) else {
+            return;
+        };
+        self.lose(other, "cut");
+        self.settle_flights_to(other);
+        let Some(mut apart) = self.start_apart(other, false) else {
+            return;
+        };
+        let before = self.application.acknowledged_writes;
+        for _ in 0..100 {
+            self.ask();
+            let quiet = |world: &World| !world.application.is_waiting();
+            self.run_until(quiet, "answered");
+            if self.application.acknowledged_writes > before {
+                break;
+            }
+        }
+        if self.is_halted() || self.application.acknowledged_writes == before {
+            return;
+        }
+        self.note(|| format!("leg {other} is started apart and written"));
+        write_alone_on(&mut apart, Some(&mut self.disks[other]));
+        self.attach(other);
+        assert!(
+            self.connections[other].is_none(),
+            "a leg that was written apart is taken without an order"
+        );
+        self.discard_refused_legs();
+        self.tally.discarded += 1;
+        for _ in 0..self.random.below(6) {
+            self.step();
+        }
+        self.heal_and_compare();
     }
 
     /// P4: somebody starts a leg that has been left behind. What was acknowledged without it must not be overwritten,
@@ -158,13 +216,18 @@ impl World {
         let local = slot(leg);
         let mut engine =
             Engine::assemble(self.shape, Settings::default(), local, image, ids, force).ok()?;
-        perform_all(&mut engine, vec![Event::Tick]);
+        perform_all(&mut engine, vec![Event::Tick], None);
         Some(engine)
     }
 }
 
 /// A write that is acknowledged by the local leg alone; returns what that leg's metadata then says.
 fn write_alone(engine: &mut Engine) -> LegImage {
+    write_alone_on(engine, None)
+}
+
+/// The same, and all of it is done to `disk`.
+fn write_alone_on(engine: &mut Engine, disk: Option<&mut Disk>) -> LegImage {
     let data = Bytes::from_static(b"lost");
     let command = Command::Write {
         offset: 0,
@@ -177,6 +240,7 @@ fn write_alone(engine: &mut Engine) -> LegImage {
             request: 1,
             command,
         }],
+        disk,
     );
     assert!(answered, "a leg that was started takes writes");
     let mut generations = engine.generations().clone();
@@ -197,13 +261,16 @@ fn write_alone(engine: &mut Engine) -> LegImage {
 }
 
 /// Everything that the engine asks for succeeds at once; says whether it answered something with success.
-fn perform_all(engine: &mut Engine, events: Vec<Event>) -> bool {
+fn perform_all(engine: &mut Engine, events: Vec<Event>, mut disk: Option<&mut Disk>) -> bool {
     let mut effects = Vec::new();
     for event in events {
         engine.handle(event, 1, &mut effects);
     }
     let mut answered = false;
     while let Some(effect) = effects.pop() {
+        if let Some(disk) = &mut disk {
+            perform_on(disk, &effect);
+        }
         match effect {
             Effect::Leg { operation, .. } | Effect::Metadata { operation, .. } => {
                 let outcome = Ok(Answer::Done);
@@ -214,4 +281,22 @@ fn perform_all(engine: &mut Engine, events: Vec<Event>) -> bool {
         }
     }
     answered
+}
+
+/// What an effect changes on a disk.
+fn perform_on(disk: &mut Disk, effect: &Effect) {
+    match effect {
+        Effect::Leg {
+            command: Command::Write { offset, data, fua },
+            ..
+        } => disk.write(*offset, data, *fua),
+        Effect::Leg {
+            command: Command::Flush,
+            ..
+        } => disk.flush(),
+        Effect::Metadata { update, .. } => {
+            steps(update).iter().for_each(|step| disk.apply_metadata(step));
+        }
+        _ => {}
+    }
 }

@@ -1,7 +1,7 @@
 //! What happens to the nodes: time passes, links break, disks are replaced, power fails, sources die and come back.
 
 use netraid::mirror::generation::{Extent, Generation, Verdict, decide};
-use netraid::raid1::engine::Event;
+use netraid::raid1::engine::{Event, Terms};
 use netraid::raid1::leg::LegState;
 
 use crate::disk::{Disk, brief};
@@ -51,10 +51,23 @@ impl World {
 
     fn connect_a_leg(&mut self) {
         let leg = self.any_leg();
-        self.attach(leg);
+        // Now and then somebody orders more than is needed.
+        let full = self.random.below(8) == 0;
+        self.join(
+            leg,
+            Terms {
+                full,
+                discard: false,
+            },
+        );
     }
 
     pub fn attach(&mut self, leg: usize) {
+        self.join(leg, Terms::default());
+    }
+
+    /// A leg is connected, by itself or on order.
+    pub fn join(&mut self, leg: usize, terms: Terms) {
         if self.engine.is_none() || self.connections[leg].is_some() || self.is_over() {
             return;
         }
@@ -73,6 +86,7 @@ impl World {
         self.connect(leg);
         let image = self.disks[leg].image();
         self.written_to[leg] = false;
+        self.failed_elsewhere[leg].fill(false);
         self.note(|| format!("leg {leg} is connected: {}", brief(image.as_ref())));
         if let (Some(engine), Some(image)) = (&self.engine, &image)
             && image.record.generations.current != Generation::NONE
@@ -81,21 +95,31 @@ impl World {
             self.tally.full_resyncs += 1;
         }
         let marked = image.as_ref().map(|image| image.dirty.clone());
-        self.feed(Event::Attach {
-            slot: slot(leg),
-            image,
-        });
+        let slot = slot(leg);
+        let event = if terms == Terms::default() {
+            Event::Attach { slot, image }
+        } else {
+            self.note(|| format!("on order: {terms:?}"));
+            self.tally.orders += 1;
+            Event::Join { slot, image, terms }
+        };
+        self.feed(event);
         if self.connections[leg].is_none() {
             self.tally.refusals += 1;
         } else if let (Some(engine), Some(marked)) = (&self.engine, marked) {
             // P2: what the leg itself marked while it was away is not forgotten when its bitmap is written anew.
             let forgotten = marked.iter().find(|chunk| !engine.dirty().contains(*chunk));
             assert_eq!(forgotten, None, "a bit of leg {leg} is not merged");
+            let whole = engine.dirty().count() == self.shape.chunks();
+            assert!(
+                !terms.full || whole,
+                "leg {leg} is to be copied in full, but not every chunk is marked"
+            );
         }
     }
 
     /// Now and then nothing goes wrong for long enough.
-    fn become_whole(&mut self) {
+    pub fn become_whole(&mut self) {
         if self.engine.is_none() || self.is_halted() {
             return;
         }
@@ -117,6 +141,21 @@ impl World {
         if leg == self.source || self.connections[leg].is_none() {
             return;
         }
+        if self.random.below(4) == 0 {
+            // It is the engine that cuts it off, unless it is the last one in sync.
+            self.note(|| format!("leg {leg} is removed on order"));
+            self.tally.orders += 1;
+            let only = self.in_sync() == [leg];
+            self.feed(Event::Remove {
+                slot: slot(leg),
+                reason: "on order".into(),
+            });
+            assert!(
+                self.is_over() || only == self.connections[leg].is_some(),
+                "a leg is removed on order, but for the last one in sync"
+            );
+            return;
+        }
         self.note(|| format!("the link to leg {leg} is cut"));
         self.lose(leg, "cut");
     }
@@ -133,7 +172,7 @@ impl World {
         }
     }
 
-    fn lose(&mut self, leg: usize, reason: &str) {
+    pub fn lose(&mut self, leg: usize, reason: &str) {
         self.disconnect(leg);
         self.feed(Event::Lost {
             slot: slot(leg),

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use nbd_protocol::command::{Answer, Command, Errno, Failure, Outcome};
 use netraid::raid1::engine::{Event, OperationId};
-use netraid::raid1::leg::Slot;
+use netraid::raid1::leg::{LegState, Slot};
 
 use crate::disk::{BLOCK, MetadataStep};
 use crate::world::World;
@@ -41,6 +41,7 @@ impl World {
         if let Work::Data(command) = &work {
             self.check_order(slot, connection, command);
             self.check_bits(slot, command);
+            self.check_mark(slot, command);
         }
         let hangs = self.errors > 0 && self.random.chance(1);
         self.flights.push(Flight {
@@ -72,6 +73,7 @@ impl World {
             }
             if fails {
                 self.tear(&flight);
+                self.note_refused_write(&flight);
                 flight.outcome = Some(Err(simulated()));
             } else {
                 self.perform(&mut flight);
@@ -96,10 +98,33 @@ impl World {
             for (block, before) in before.into_iter().enumerate() {
                 if self.disks[leg].lost[block] && !before {
                     self.application.doubt(block);
+                    self.note_failed(block);
                 }
             }
         }
         self.deliver(flight);
+    }
+
+    /// The last leg in sync is kept although it failed a write.
+    fn note_refused_write(&mut self, flight: &Flight) {
+        if let Work::Data(command) = &flight.work
+            && command.changes_data()
+            && self.in_sync() == [flight.slot]
+            && let Some((offset, length)) = command.range()
+        {
+            for block in offset / BLOCK..(offset + length) / BLOCK {
+                self.note_failed(block as usize);
+            }
+        }
+    }
+
+    /// A leg that was equal to the last one in sync may have something else in this block now.
+    fn note_failed(&mut self, block: usize) {
+        for leg in self.slots() {
+            if self.state(leg) == LegState::Finishing {
+                self.failed_elsewhere[leg][block] = true;
+            }
+        }
     }
 
     fn deliver(&mut self, flight: Flight) {

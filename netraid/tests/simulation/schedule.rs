@@ -38,6 +38,7 @@ pub fn run(seed: u64, trace: bool) -> Tally {
         0..=11 => world.promote_a_stale_leg(),
         12..=14 => world.write_on_both_sides(),
         15..=19 => world.force_a_leg(),
+        20..=24 => world.discard_one_side(),
         _ => world.heal_and_compare(),
     }
     let mut tally = world.tally();

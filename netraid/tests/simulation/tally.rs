@@ -35,6 +35,10 @@ tally! {
     replacements,
     /// Legs with data of the mirror that had to be copied in full.
     full_resyncs,
+    /// Legs removed, copied in full or overwritten on order.
+    orders,
+    /// Mirrors written on two sides, one of which was discarded.
+    discarded,
     stops,
     /// Mirrors that could take no writes any more.
     halts,

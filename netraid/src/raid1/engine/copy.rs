@@ -211,7 +211,11 @@ impl Engine {
 
     /// The leg that resyncs read from may have something else in these chunks than what it was sent, and the legs being
     /// resynced were sent the same.
+    ///
+    /// A leg that had missed nothing so far says on its disk that it is consistent. It must not any more when the first
+    /// piece reaches it, or a crash in between would leave it of two times and startable: it gets new metadata first.
     pub(super) fn copy_again(&mut self, chunks: &crate::raid1::chunks::ChunkSet) {
+        let mut unmarked = false;
         for slot in self
             .slots_in(&[LegState::Resync, LegState::Finishing])
             .iter()
@@ -219,9 +223,22 @@ impl Engine {
             let leg = &mut self.legs[slot.number()];
             // A last flush that is under way came too early.
             leg.last_flush = None;
-            leg.state = LegState::Resync;
             leg.missing.unite(chunks);
             leg.to_copy = leg.to_copy.max(leg.missing.count());
+            if leg.record.consistent && !leg.missing.is_empty() {
+                leg.record.consistent = false;
+                leg.needs_whole_bitmap = true;
+                leg.state = LegState::Attaching;
+                unmarked = true;
+            } else {
+                leg.state = LegState::Resync;
+            }
+        }
+        if unmarked {
+            // Writes do not reach it meanwhile: the bits that are set have to stay.
+            self.clean = false;
+            self.abandon_cleaning();
+            self.superblock_changed();
         }
         for (chunk, partial) in &mut self.resync.chunks {
             if chunks.contains(*chunk) {
