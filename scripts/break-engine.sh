@@ -153,6 +153,9 @@ mistake 'i1 a leg being resynced is not marked' \
 mistake 'i2 a leg is marked before another says that it is in sync' \
     $engine/commit.rs 'if in_sync.contains(self.local) { [self.local].into_iter().collect() } else { in_sync }' \
     '[self.local].into_iter().collect()'
+mistake 'i3 a leg that was equal is copied to before it is marked' \
+    $engine/copy.rs 'leg.record.consistent = false; leg.needs_whole_bitmap = true; leg.state = LegState::Attaching;' \
+    'leg.state = LegState::Resync;'
 mistake 'j1 a failed flush of the last leg in sync is kept quiet' \
     $engine/clean.rs 'self.untold = Some(failure);' ''
 mistake 'j2 what a failed flush lost is not copied again' \

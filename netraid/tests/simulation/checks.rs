@@ -146,8 +146,8 @@ impl World {
             }
             for block in 0..disk.cache.len() {
                 // One that was equal and waits to be marked got nothing since: it has what the source failed to write.
-                let failed = self.states[leg] == LegState::Attaching
-                    && self.failed_elsewhere[leg][block];
+                let failed =
+                    self.states[leg] == LegState::Attaching && self.failed_elsewhere[leg][block];
                 assert!(
                     disk.cache[block] == source.cache[block]
                         || failed

@@ -295,7 +295,9 @@ fn perform_on(disk: &mut Disk, effect: &Effect) {
             ..
         } => disk.flush(),
         Effect::Metadata { update, .. } => {
-            steps(update).iter().for_each(|step| disk.apply_metadata(step));
+            steps(update)
+                .iter()
+                .for_each(|step| disk.apply_metadata(step));
         }
         _ => {}
     }

@@ -85,6 +85,63 @@ fn what_a_failed_flush_may_have_lost_is_copied_again() {
     assert_eq!(bench.engine.missing(slot(REMOTE)), SHAPE.size);
 }
 
+/// A target that missed nothing is in its last flush while a write is on its way to both legs. Then the only leg in sync
+/// fails what `fails` names; no piece may reach the target before its disk says that it is not consistent.
+fn a_leg_that_was_equal_is_marked_first(fails: &str) {
+    let mut bench = Bench::whole();
+    bench.lose(REMOTE);
+    bench.finish();
+    bench.attach_again(REMOTE);
+    while bench.state(REMOTE) != LegState::Finishing {
+        let next = bench.pending()[0].clone();
+        bench.succeed(&next);
+    }
+    assert!(bench.image(REMOTE).is_consistent());
+    bench.write(1, 3);
+    while !bench.pending().contains(&"data 0".into()) {
+        let pending = bench.pending();
+        let metadata = pending.iter().find(|name| name.starts_with("metadata"));
+        bench.succeed(metadata.expect("a write waits for metadata only"));
+    }
+    bench.succeed("data 1");
+    if fails == "flush 0" {
+        bench.succeed("data 0");
+        bench.ask(2, Command::Flush);
+    }
+    bench.end(fails, eio("full"));
+    assert_eq!(bench.state(REMOTE), LegState::Attaching);
+    bench.sent.clear();
+    while bench.image(REMOTE).is_consistent() {
+        let touched = bench
+            .sent
+            .iter()
+            .any(|(_, command)| command.changes_data() || matches!(command, Command::Read { .. }));
+        assert!(!touched, "copied to before it is marked");
+        let next = bench.pending()[0].clone();
+        bench.succeed(&next);
+    }
+    let bits = bench.image(REMOTE).dirty;
+    assert!(bits.contains(3), "a crash now must not hide the difference");
+    bench.finish();
+    assert!(bench.failed(if fails == "flush 0" { 2 } else { 1 }));
+    assert_eq!(bench.state(REMOTE), LegState::InSync);
+    assert!(bench.image(REMOTE).is_consistent());
+    let copied = |(leg, command): &(usize, Command)| {
+        *leg == REMOTE && command.changes_data() && command.range().unwrap().0 == 3 * CHUNK
+    };
+    assert!(bench.sent.iter().any(copied));
+}
+
+#[test]
+fn a_leg_that_was_equal_is_marked_before_it_is_copied_to_after_a_failed_write() {
+    a_leg_that_was_equal_is_marked_first("data 0");
+}
+
+#[test]
+fn a_leg_that_was_equal_is_marked_before_it_is_copied_to_after_a_failed_flush() {
+    a_leg_that_was_equal_is_marked_first("flush 0");
+}
+
 #[test]
 fn a_flush_that_does_not_count_any_more_may_still_fail() {
     let mut bench = Bench::whole_with(Shape { slots: 3, ..SHAPE }, Settings::default());
