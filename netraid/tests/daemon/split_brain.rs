@@ -11,10 +11,12 @@ fn split(how: Cable) -> (Cluster, [Vec<u8>; 2]) {
     let cluster = Cluster::new(2).mirrored();
     let [server1, server2] = [&cluster.nodes[0], &cluster.nodes[1]];
     cluster.application(0).write(0..MIB);
+    // What each lacks is marked by the other alone from here on.
+    server1.wait_for("no bits", |mirror| mirror.dirty_bytes == Some(0));
     cluster.cut(0, 1, how);
     server2.sees(&["Unknown", "Target"]);
+    cluster.application(0).write(4 * MIB..5 * MIB);
     server1.sees(&["Source", "Unknown"]);
-    cluster.application(0).write(0..MIB);
     server2.done(&Order::Force);
     cluster.application(1).write(MIB / 2..2 * MIB);
     let data = [server1.data(), server2.data()];
