@@ -122,6 +122,12 @@ bits! {
         IN_SYNC = 5;
         /// This node was in sync when the mirror was last stopped cleanly.
         SETTLED = 6;
+        /// The flag file `TAG_last_owner` was there when the record was written.
+        LAST_OWNER = 7;
+        /// `TAG_data_corrupt` was.
+        DATA_CORRUPT = 8;
+        /// `TAG_source` named this node.
+        SOURCE = 9;
     }
 }
 
@@ -140,6 +146,8 @@ bits! {
         SETTLED = 4;
         /// An administrator paused the peer.
         PAUSED = 5;
+        /// `TAG_source` named the peer when the record was written.
+        SOURCE = 6;
     }
 }
 

@@ -182,10 +182,17 @@ pub fn open(folder: &Path, tag: &str, order: &Order) -> Result<UnixStream, Contr
 
 fn connect(folder: &Path, tag: &str) -> Result<UnixStream, ControlError> {
     let path = socket_path(folder, tag);
-    UnixStream::connect(&path).map_err(|error| ControlError::NotRunning {
-        tag: tag.into(),
-        path,
-        error,
+    UnixStream::connect(&path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ControlError::NotRunning {
+            tag: tag.into(),
+            path,
+            error,
+        },
+        // It may well run: too many open files, for example, say nothing of it.
+        _ => ControlError::NoAnswer {
+            tag: tag.into(),
+            error,
+        },
     })
 }
 

@@ -86,7 +86,7 @@ fn every_reason_to_refuse_is_named() {
         (4084, 9, "writes"),
         (45, 9, "9 peers"),
         (46, 33, "33 former generations"),
-        (40, 0x80, "unknown flags"),
+        (41, 0x80, "unknown flags"),
         (388, 0x80, "unknown flags"),
         (384, 2, "there twice"),
         (64, b'/', "'/'"),

@@ -7,6 +7,7 @@ mod watch;
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
@@ -122,9 +123,16 @@ impl Embedded {
     /// What it has to say goes to `log`: a pipe would break when we end, and it goes on.
     fn launch(&self, mut command: Command, log: &Path) -> Result<(), ArrayError> {
         use std::os::unix::process::CommandExt as _;
-        let errors = File::create(log).map_err(|error| {
-            ArrayError::Failed(format!("{} can't be written: {error}", log.display()))
-        })?;
+        let errors = File::options()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            // It may name exports, and who knows their names gets in.
+            .mode(0o600)
+            .open(log)
+            .map_err(|error| {
+                ArrayError::Failed(format!("{} can't be written: {error}", log.display()))
+            })?;
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

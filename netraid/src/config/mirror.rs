@@ -285,6 +285,11 @@ fn tag(text: &str, stem: &str) -> Result<Tag, Complaint> {
         )
     })?;
     match text == stem {
+        // Each running mirror has a socket of its name, and so has the daemon.
+        true if text == "netraidd" => Err(Complaint::new(
+            "tag \"netraidd\" is the name of the daemon",
+            "call the mirror and its file something else, for example \"data\"",
+        )),
         true => Ok(tag),
         false => Err(Complaint::new(
             format!("tag {} is not the name of this file", quoted(text)),

@@ -29,8 +29,8 @@ use super::shared::{Envelope, Shared, Told};
 use crate::api::document::{Answer, Decided, Order};
 use crate::array::{ArrayError, Backend};
 use crate::mirror::event::{Boot, Event};
-use crate::mirror::generation::SLOTS;
-use crate::mirror::machine::{Machine, Service, Settings, Standing};
+use crate::mirror::generation::{Generation, SLOTS};
+use crate::mirror::machine::{Leg, Machine, Service, Settings, Standing};
 use crate::mirror::node::{Names, NodeId, NodeSet};
 use crate::mirror::record::Memory;
 
@@ -48,8 +48,8 @@ pub enum Input {
     },
     /// A peer's daemon was reached, or told something new.
     Peer(Box<Told>),
-    /// It can't be reached any more.
-    PeerLost(NodeId),
+    /// It can't be reached any more, since the meeting of that number.
+    PeerLost(NodeId, u64),
     /// A peer asks how it is now.
     Ask(oneshot::Sender<Envelope>),
     /// Something happened to the array.
@@ -94,8 +94,8 @@ pub struct Driver {
     own_leg: OwnLeg,
     /// Events that the performing of actions led to.
     follow: VecDeque<Event>,
-    /// Who waits for the answer to the order that is being carried out.
-    asker: Option<oneshot::Sender<Answer>>,
+    /// An order is being carried out, and somebody waits for its answer.
+    ordered: bool,
     /// When the time for the previous source is over.
     wait_over: Option<Instant>,
     /// When legs that failed are tried again, and how long after that.
@@ -112,12 +112,26 @@ pub struct Driver {
     /// Nobody said that the parent resource is out of service.
     parents_up: bool,
     /// What could not be done, and is tried again: shown until it works.
-    problem: Option<String>,
+    problems: Problems,
+    /// This node asks the others whether it may go into service.
+    claims: bool,
+    /// The answer to the order that is being carried out.
+    reply: Option<Answer>,
+    /// Looks since the last time that an array was sought which nobody ordered.
+    looks: u32,
     /// Ends the thread that listens to the array.
     listening: Option<Arc<AtomicBool>>,
     /// An array event waits to be heard already.
     poked: Arc<AtomicBool>,
     inputs: SyncSender<Input>,
+}
+
+/// What is wrong, by what it is about.
+#[derive(Debug, Default)]
+struct Problems {
+    flags: Option<String>,
+    own_leg: Option<String>,
+    array: Option<String>,
 }
 
 /// Something that keeps the driver from going on; it begins anew, as after a restart of the daemon.
@@ -127,6 +141,31 @@ pub(super) enum Broken {
     Store(#[from] StoreError),
     #[error(transparent)]
     Array(#[from] ArrayError),
+    #[error("an array runs that was not ordered")]
+    NotOrdered,
+}
+
+/// What to believe when nothing was remembered: the file may be gone, so every node may have newer data than a leg that has
+/// some. Agreements are counted from a number that none before had.
+fn unremembered(local: &Local, names: &Names) -> Memory {
+    let agreement = uuid::Uuid::new_v4().as_u128() as u32 >> 1;
+    let blank = local
+        .own_leg()
+        .is_ok_and(|leg| leg.generations.current == Generation::NONE);
+    let nodes = match blank {
+        true => NodeSet::NONE,
+        false => names
+            .nodes
+            .iter()
+            .filter_map(|name| names.find(name))
+            .collect(),
+    };
+    Memory {
+        agreement,
+        nodes,
+        in_sync: nodes,
+        ..Memory::default()
+    }
 }
 
 /// Runs a mirror until [`Input::End`].
@@ -182,8 +221,11 @@ impl Driver {
             backend,
             shared,
         } = parts;
-        let memory = store.load()?.unwrap_or_default();
         let local = Local::open(plan, backend())?;
+        let memory = match store.load()? {
+            Some(memory) => memory,
+            None => unremembered(&local, &names),
+        };
         let machine = Machine::new(settings.clone(), memory);
         let mut driver = Driver {
             settings,
@@ -196,7 +238,7 @@ impl Driver {
             machine,
             own_leg: OwnLeg::default(),
             follow: VecDeque::new(),
-            asker: None,
+            ordered: false,
             wait_over: None,
             retry: None,
             pause: RETRY,
@@ -206,7 +248,10 @@ impl Driver {
             failures: Default::default(),
             overwrite: NodeSet::NONE,
             parents_up: true,
-            problem: None,
+            problems: Problems::default(),
+            claims: false,
+            reply: None,
+            looks: 0,
             listening: None,
             poked: Arc::default(),
             inputs,
@@ -231,6 +276,8 @@ impl Driver {
             (None, None) => Boot::Idle,
         };
         self.happen(Event::Boot(boot))?;
+        // What a hand did to the flags while nobody looked counts from here on.
+        self.look_at_flags()?;
         self.look_at_own_leg()?;
         if self.local.is_running() {
             self.listen_to_array();
@@ -282,8 +329,10 @@ impl Driver {
                 answer,
             } => return self.order(&order, dry_run, answer),
             Input::Peer(told) => return self.hear_peer(*told),
-            Input::PeerLost(node) => {
-                if self.machine.peer(node).is_some() {
+            Input::PeerLost(node, epoch) => {
+                // It may have been met again before this was read.
+                let newer = self.heard[node.slot()].is_some_and(|(heard, _)| heard > epoch);
+                if self.machine.peer(node).is_some() && !newer {
                     self.shared.tell(
                         Some(&self.names.tag),
                         "peer-lost",
@@ -313,17 +362,18 @@ impl Driver {
         if node == self.settings.own || node.slot() >= self.names.nodes.len() {
             return Ok(());
         }
-        // An answer to a question can overtake what was told before it.
+        // An answer to a question can overtake what was told before it. The same may be told again, to whoever has counted
+        // the node as lost meanwhile.
         let told_at = Some((told.epoch, told.sequence));
-        if told_at <= self.heard[node.slot()] {
+        let known = self.machine.peer(node).is_some();
+        if told_at < self.heard[node.slot()] || (known && told_at == self.heard[node.slot()]) {
             return Ok(());
         }
         self.heard[node.slot()] = told_at;
         if told.nodes != self.names.nodes {
             let name = self.names.node(node);
             let why = format!(
-                "{name} has other nodes in its configuration ({}), so it is not heard: make the files equal",
-                told.nodes.join(", ")
+                "{name} has other nodes in its configuration, so it is not heard: make the files equal"
             );
             if self.failures[node.slot()].as_deref() != Some(&why) {
                 self.shared
@@ -346,6 +396,11 @@ impl Driver {
     /// What is not told by anybody: flags changed by hand, an array or an export whose process died.
     fn look_around(&mut self) -> Result<(), Broken> {
         self.look_at_flags()?;
+        for node in self.machine.reachable().iter() {
+            if !self.shared.tells(&self.names.node(node), &self.names.tag) {
+                self.happen(Event::PeerLost(node))?;
+            }
+        }
         if self.local.look_after_export()? {
             self.shared.tell(
                 Some(&self.names.tag),
@@ -355,7 +410,12 @@ impl Driver {
         }
         if self.machine.service() == Service::In {
             self.look_at_own_leg()?;
-            self.look_at_array()?;
+            return self.look_at_array();
+        }
+        self.looks += 1;
+        if self.looks % SELDOM_LOOKS == 0 && self.local.finds_array()? {
+            // It was slow to begin, and whoever began it is gone. It is taken up as after a restart of the daemon.
+            return Err(Broken::NotOrdered);
         }
         Ok(())
     }
@@ -365,7 +425,9 @@ impl Driver {
     pub(super) fn happen(&mut self, event: Event) -> Result<(), Broken> {
         self.follow.push_back(event);
         while let Some(event) = self.follow.pop_front() {
-            self.look_at_flags()?;
+            if !matches!(event, Event::Boot(_)) {
+                self.look_at_flags()?;
+            }
             if reads_own_leg(&event) {
                 self.look_at_own_leg()?;
             }
@@ -380,10 +442,11 @@ impl Driver {
             Ok(found) => found,
             Err(error) => {
                 // What was known before counts until somebody mends it.
-                self.problem = Some(error.to_string());
+                self.problems.flags = Some(error.to_string());
                 return Ok(());
             }
         };
+        self.problems.flags = None;
         let memory = self.machine.memory();
         if (memory.last_owner, memory.source, memory.data_corrupt)
             != (last_owner, source, data_corrupt)
@@ -403,29 +466,40 @@ impl Driver {
         match self.local.own_leg() {
             Ok(found) => {
                 self.own_leg = found;
-                self.problem = None;
+                self.problems.own_leg = None;
             }
             Err(error) => {
-                self.problem = Some(error.to_string());
+                self.problems.own_leg = Some(error.to_string());
                 return Ok(());
             }
         }
         let memory = self.machine.memory();
         let known = (&memory.generations, memory.consistent);
-        if known == (&self.own_leg.generations, self.own_leg.consistent) {
-            return Ok(());
+        if known != (&self.own_leg.generations, self.own_leg.consistent) {
+            let actions = self.machine.handle(Event::OwnLeg {
+                generations: self.own_leg.generations.clone(),
+                consistent: self.own_leg.consistent,
+            });
+            self.perform(actions)?;
         }
-        let minted = self.machine.service() == Service::In
-            && memory.generations.current != self.own_leg.generations.current;
-        let generations = self.own_leg.generations.clone();
-        let actions = self.machine.handle(Event::OwnLeg {
-            generations: generations.clone(),
-            consistent: self.own_leg.consistent,
-        });
-        self.perform(actions)?;
-        if minted {
-            // The array has named a generation since; later ones are told of with this one.
-            let actions = self.machine.handle(Event::Minted(generations));
+        self.tell_minted()
+    }
+
+    /// Tells the machine of a generation that the array has named without a leg, once it knows that the leg is out: who
+    /// was away then is older, and need not be asked after a crash.
+    fn tell_minted(&mut self) -> Result<(), Broken> {
+        let older = |node: &NodeId| {
+            self.machine.leg(*node) == Leg::Out
+                && self.memory().in_sync.contains(*node)
+                && self.own_leg.generations.away[node.slot()] != Generation::NONE
+        };
+        let own = self.settings.own;
+        let some = NodeId::all()
+            .filter(|node| *node != own)
+            .any(|node| older(&node));
+        if self.machine.service() == Service::In && some {
+            let named = Event::Minted(self.own_leg.generations.clone());
+            let actions = self.machine.handle(named);
             self.perform(actions)?;
         }
         Ok(())
@@ -479,6 +553,8 @@ fn reads_own_leg(event: &Event) -> bool {
 
 /// How often is looked for what nobody tells.
 const LOOK: Duration = Duration::from_secs(1);
+/// Every how many looks an array is sought that nobody ordered.
+const SELDOM_LOOKS: u32 = 5;
 /// First pause before a leg that failed is tried again; doubled each time.
 const RETRY: Duration = Duration::from_secs(2);
 /// The longest.

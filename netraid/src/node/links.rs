@@ -144,7 +144,9 @@ impl Link {
                 let _ = question.answer.try_send(told);
             }
             self.known = reply.news.upto;
-            self.shared.hear(&self.name, reply.news);
+            if !self.shared.hear(&self.name, reply.news) {
+                return self.garbled("more than the mirrors of this node can take up at once");
+            }
             let next = Instant::now() + BEAT;
             tokio::select! {
                 () = sleep_until(next) => {}
@@ -217,26 +219,35 @@ async fn answer(
         );
         return Err((hyper::StatusCode::BAD_REQUEST, why));
     }
-    let mut fresh = Vec::new();
-    for tag in exchange.fresh.iter().take(MAX_FRESH) {
-        let Some(inputs) = shared.inputs(tag) else {
+    // Before it is asked how it is: what the peer says with its question counts.
+    shared.hear(peer.as_str(), exchange.news);
+    let asked = exchange.fresh.iter().take(MAX_FRESH);
+    let fresh: Vec<&String> = asked.filter(|tag| shared.inputs(tag).is_some()).collect();
+    let mut waits = Vec::new();
+    for tag in &fresh {
+        // Who asks others itself says so, and can't be asked meanwhile.
+        if shared.envelope(tag).is_some_and(|envelope| envelope.claims) {
             continue;
-        };
+        }
         let (sender, receiver) = oneshot::channel();
-        if inputs.try_send(Input::Ask(sender)).is_ok() {
-            // Who is busy says what it said last: nothing that follows from what it does now has been done yet.
-            if let Ok(Ok(envelope)) = timeout(BUSY, receiver).await {
-                fresh.push(envelope.tag);
-            } else {
-                fresh.push(tag.clone());
-            }
+        if let Some(inputs) = shared.inputs(tag)
+            && inputs.try_send(Input::Ask(sender)).is_ok()
+        {
+            waits.push(receiver);
         }
     }
-    shared.hear(peer.as_str(), exchange.news);
+    // All of them within one time. Who is busy says what it said last: nothing that follows from what it does now has been
+    // done yet.
+    let _ = timeout(BUSY, async {
+        for wait in waits {
+            let _ = wait.await;
+        }
+    })
+    .await;
     let mut news = shared.news(peer.as_str(), exchange.known);
     for tag in fresh {
-        if news.mirrors.iter().all(|envelope| envelope.tag != tag) {
-            let envelope = shared.envelope(&tag);
+        if news.mirrors.iter().all(|envelope| envelope.tag != *tag) {
+            let envelope = shared.envelope(tag);
             news.mirrors
                 .extend(envelope.and_then(|envelope| envelope.for_node(peer.as_str())));
         }

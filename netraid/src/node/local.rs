@@ -60,6 +60,8 @@ pub struct OwnLeg {
     pub generations: Generations,
     /// It is not in the middle of a resync.
     pub consistent: bool,
+    /// Nothing was written that may be on some legs and not on others, or the bitmap says so.
+    pub clean: bool,
     /// Identity of the array.
     pub array: Option<[u8; 16]>,
     /// Bytes of the mirror.
@@ -167,6 +169,7 @@ impl Local {
                 _ => generations(&leg.record),
             },
             consistent: leg.is_consistent(),
+            clean: leg.superblock.is_clean(),
             array: Some(leg.superblock.set_uuid.0),
             size: Some(leg.size()),
         })
@@ -221,14 +224,33 @@ impl Local {
     /// # Errors
     /// See [`Backend::start`].
     pub fn assemble(&mut self, force: bool) -> Result<(), ArrayError> {
-        self.array = Some(self.backend.start(&Start {
+        let started = self.backend.start(&Start {
             tag: self.plan.tag.clone(),
             disk: self.plan.disk.clone(),
             force,
             speed: self.plan.speed,
             async_limit: self.plan.async_limit,
-        })?);
+        });
+        self.array = match started {
+            Ok(array) => Some(array),
+            Err(error) => match self.backend.find(&self.plan.tag)? {
+                // It runs all the same, so the application can use it: only something about it could not be set.
+                Some(array) => {
+                    tracing::warn!(tag = self.plan.tag, "the array runs, but {error}");
+                    Some(array)
+                }
+                None => return Err(error),
+            },
+        };
         Ok(())
+    }
+
+    /// Whether an array runs, whoever started it.
+    ///
+    /// # Errors
+    /// If that can't be told.
+    pub fn finds_array(&self) -> Result<bool, ArrayError> {
+        Ok(self.backend.find(&self.plan.tag)?.is_some())
     }
 
     /// Stops the array cleanly.
@@ -236,9 +258,7 @@ impl Local {
     /// # Errors
     /// If it is in use.
     pub fn stop(&mut self) -> Result<(), ArrayError> {
-        if let Some(array) = &self.array {
-            array.stop()?;
-        }
+        self.running()?.stop()?;
         self.array = None;
         if let Some(devices) = &self.devices {
             for name in &self.plan.names {

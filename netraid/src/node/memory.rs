@@ -66,7 +66,8 @@ impl Store {
         }
     }
 
-    /// Reads all of it; `None` if nothing was ever kept.
+    /// Reads the record; `None` if nothing was ever kept. Of the flag files it says what they were when it was written: what a
+    /// hand has done to them since shows in [`Store::flags`].
     ///
     /// # Errors
     /// If a file can't be read, is damaged, or is of another mirror.
@@ -78,10 +79,7 @@ impl Store {
         self.check(&record)?;
         self.sequence = record.sequence;
         self.array = record.array;
-        let mut memory = memory_of(&record);
-        let found = self.flags()?;
-        (memory.last_owner, memory.source, memory.data_corrupt) = found;
-        Ok(Some(memory))
+        Ok(Some(memory_of(&record)))
     }
 
     /// Makes the memory durable; the flag files are written by [`Store::set`] and [`Store::clear`]. When this returns,
@@ -217,7 +215,8 @@ fn record_of(memory: &Memory, names: &[NodeName], own: NodeId, array: [u8; 16]) 
                 .with(PeerFlags::IN_SYNC, has(memory.in_sync))
                 .with(PeerFlags::SETTLED, has(memory.settled))
                 .with(PeerFlags::FULL_RESYNC, has(memory.full))
-                .with(PeerFlags::PAUSED, has(memory.paused)),
+                .with(PeerFlags::PAUSED, has(memory.paused))
+                .with(PeerFlags::SOURCE, memory.source == Some(node)),
             discarded: id(memory.discarded[slot]),
             agreement: memory.agreements[slot],
         })
@@ -242,7 +241,10 @@ fn record_of(memory: &Memory, names: &[NodeName], own: NodeId, array: [u8; 16]) 
             .with(RecordFlags::OUTDATED, memory.outdated)
             .with(RecordFlags::MEMBER, has(memory.nodes))
             .with(RecordFlags::IN_SYNC, has(memory.in_sync))
-            .with(RecordFlags::SETTLED, has(memory.settled)),
+            .with(RecordFlags::SETTLED, has(memory.settled))
+            .with(RecordFlags::LAST_OWNER, memory.last_owner)
+            .with(RecordFlags::DATA_CORRUPT, memory.data_corrupt)
+            .with(RecordFlags::SOURCE, memory.source == Some(own)),
         discarded: id(memory.discarded[own.slot()]),
         agreement: memory.agreement,
         peers: NodeId::all()
@@ -280,6 +282,9 @@ fn memory_of(record: &StateRecord) -> Memory {
         outdated: record.flags.contains(RecordFlags::OUTDATED),
         fresh: record.flags.contains(RecordFlags::UP_TO_DATE),
         was_source: record.flags.contains(RecordFlags::WAS_SOURCE),
+        last_owner: record.flags.contains(RecordFlags::LAST_OWNER),
+        data_corrupt: record.flags.contains(RecordFlags::DATA_CORRUPT),
+        source: peers(PeerFlags::SOURCE, RecordFlags::SOURCE).iter().next(),
         nodes: peers(PeerFlags::MEMBER, RecordFlags::MEMBER),
         in_sync: peers(PeerFlags::IN_SYNC, RecordFlags::IN_SYNC),
         settled: peers(PeerFlags::SETTLED, RecordFlags::SETTLED),

@@ -73,11 +73,11 @@ async fn events(State(shared): State<Arc<Shared>>, Query(which): Query<Which>) -
     let (sender, receiver) = mpsc::channel::<Result<Bytes, Infallible>>(1);
     tokio::spawn(async move {
         let mut newest = shared.newest_event();
-        let mut after = which.after;
+        let (mut after, mut first) = (which.after, true);
         loop {
             let news = shared.events(after, which.tag.as_deref());
             let (some, last) = (!news.events.is_empty(), news.last);
-            if (some || after == which.after)
+            if (some || first)
                 && let Ok(mut line) = serde_json::to_vec(&news)
             {
                 line.push(b'\n');
@@ -86,7 +86,7 @@ async fn events(State(shared): State<Arc<Shared>>, Query(which): Query<Which>) -
                     return;
                 }
             }
-            after = last.max(after + 1);
+            (after, first) = (last, false);
             tokio::select! {
                 changed = newest.changed() => if changed.is_err() { return },
                 () = sender.closed() => return,

@@ -12,6 +12,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use super::driver::Input;
 use super::local::Ticket;
 use crate::api::document::{self, Event};
+use crate::mirror::generation::{HISTORY, SLOTS};
 use crate::mirror::node::NodeId;
 use crate::mirror::record::Record;
 
@@ -26,6 +27,8 @@ pub struct Envelope {
     pub nodes: Vec<String>,
     /// The machine's record.
     pub record: Record,
+    /// The node asks the others whether it may go into service.
+    pub claims: bool,
     /// What lets the agreed source in; told to it alone.
     pub ticket: Option<Ticket>,
 }
@@ -49,6 +52,8 @@ pub struct Told {
     pub nodes: Vec<String>,
     /// The record; its node is the one that told it.
     pub record: Record,
+    /// It asks the others whether it may go into service.
+    pub claims: bool,
     /// What lets this node into its export.
     pub ticket: Option<String>,
     /// Which meeting with the peer it comes from; each has a higher number than the one before.
@@ -67,7 +72,7 @@ pub struct News {
     /// What is new.
     pub mirrors: Vec<Envelope>,
     /// Mirrors of which the node does not know how they are.
-    pub gone: Vec<String>,
+    pub gone: Vec<(String, u64)>,
 }
 
 /// A question to a peer's link: how is it now?
@@ -220,7 +225,7 @@ impl Shared {
             mirrors: newer
                 .filter_map(|envelope| envelope.for_node(node))
                 .collect(),
-            gone: gone.map(|(tag, _)| tag.clone()).collect(),
+            gone: gone.map(|(tag, entry)| (tag.clone(), entry.gone)).collect(),
         }
     }
 
@@ -355,35 +360,42 @@ impl Shared {
         let Some(link) = links.get_mut(peer) else {
             return;
         };
-        link.met = None;
+        let Some((epoch, _)) = link.met.take() else {
+            link.failure = Some(why.to_owned());
+            return;
+        };
         link.failure = Some(why.to_owned());
         for tag in std::mem::take(&mut link.told).into_keys() {
-            self.lose(&tag, peer);
+            self.lose(&tag, peer, epoch);
         }
     }
 
-    fn lose(&self, tag: &str, peer: &str) {
+    fn lose(&self, tag: &str, peer: &str, epoch: u64) {
         let node = self.envelope(tag).and_then(|own| slot_of(&own.nodes, peer));
         if let (Some(node), Some(inputs)) = (node, self.inputs(tag)) {
-            // Whose queue is full hears it at the next meeting, of which this is told again.
-            let _ = inputs.try_send(Input::PeerLost(node));
+            // Whose queue is full asks by itself (`tells`).
+            let _ = inputs.try_send(Input::PeerLost(node, epoch));
         }
     }
 
     /// A peer told something, over its connection or ours. It counts while our own connection holds, so that its loss is
     /// noticed; nothing older is passed on after something newer.
-    pub fn hear(&self, peer: &str, news: News) {
+    /// False if a mirror that is too busy could not be told: then it has to be told again.
+    pub fn hear(&self, peer: &str, news: News) -> bool {
         let mut links = self.links();
         let Some(link) = links.get_mut(peer) else {
-            return;
+            return true;
         };
         let Some((epoch, _)) = link.met.filter(|(_, instance)| *instance == news.instance) else {
             // It lives, or has begun anew: find out.
-            return link.wake.notify_one();
+            link.wake.notify_one();
+            return true;
         };
-        for tag in news.gone {
-            if link.told.remove(&tag).is_some() {
-                self.lose(&tag, peer);
+        let mut all = true;
+        for (tag, sequence) in news.gone {
+            if link.told.get(&tag).is_some_and(|known| *known < sequence) {
+                link.told.remove(&tag);
+                self.lose(&tag, peer, epoch);
             }
         }
         for envelope in news.mirrors {
@@ -394,22 +406,44 @@ impl Shared {
             let Some(inputs) = self.inputs(&tag) else {
                 continue;
             };
-            let told = self.told(peer, epoch, envelope);
-            if told.is_some_and(|told| inputs.try_send(Input::Peer(Box::new(told))).is_ok()) {
-                link.told.insert(tag, sequence);
+            let Some(told) = self.told(peer, epoch, envelope) else {
+                continue;
+            };
+            match inputs.try_send(Input::Peer(Box::new(told))) {
+                Ok(()) => {
+                    link.told.insert(tag, sequence);
+                }
+                Err(_) => all = false,
             }
         }
+        all
+    }
+
+    /// Whether a peer can be reached and has told of a mirror.
+    pub fn tells(&self, peer: &str, tag: &str) -> bool {
+        let links = self.links();
+        links
+            .get(peer)
+            .is_some_and(|link| link.met.is_some() && link.told.contains_key(tag))
     }
 
     /// What an envelope of a peer says, if it is of a node of that name.
     fn told(&self, peer: &str, epoch: u64, envelope: Envelope) -> Option<Told> {
-        let node = slot_of(&envelope.nodes, peer)?;
+        // What a mirror can have is bounded, whatever a peer sends.
+        let bounded = envelope.nodes.len() <= SLOTS
+            && envelope
+                .nodes
+                .iter()
+                .all(|name| name.len() <= flags::MAX_NAME)
+            && envelope.record.generations.history.len() <= HISTORY;
+        let node = slot_of(&envelope.nodes, peer).filter(|_| bounded)?;
         (node == envelope.record.node).then_some(())?;
         let own = slot_of(&envelope.nodes, &self.node);
         let ticket = envelope.ticket.filter(|ticket| Some(ticket.source) == own);
         Some(Told {
             nodes: envelope.nodes,
             record: envelope.record,
+            claims: envelope.claims,
             ticket: ticket.map(|ticket| ticket.secret),
             epoch,
             sequence: envelope.sequence,

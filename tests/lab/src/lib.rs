@@ -6,6 +6,7 @@
 pub mod acknowledged;
 mod available;
 mod channel;
+pub mod cluster;
 mod control;
 mod disk;
 mod job;
@@ -24,6 +25,7 @@ pub mod wire;
 
 pub use available::{available, programs, skip};
 pub use channel::Output;
+pub use cluster::Cluster;
 pub use control::Failing;
 pub use disk::{Cache, Counts, Difference, Disk, first_difference};
 pub use job::Job;

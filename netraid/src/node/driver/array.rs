@@ -10,7 +10,7 @@ use super::{Broken, Driver, Input};
 use crate::api::document::Answer;
 use crate::mirror::event::{Boot, Event};
 use crate::mirror::machine::{Leg, Service};
-use crate::mirror::node::{NodeId, NodeSet};
+use crate::mirror::node::NodeId;
 use crate::node::local::LegState;
 
 impl Driver {
@@ -20,10 +20,13 @@ impl Driver {
             return Ok(());
         }
         let view = match self.local.view() {
-            Ok(Some(view)) => view,
+            Ok(Some(view)) => {
+                self.problems.array = None;
+                view
+            }
             Ok(None) => return self.array_died(),
             Err(error) => {
-                self.problem = Some(error.to_string());
+                self.problems.array = Some(error.to_string());
                 return Ok(());
             }
         };
@@ -43,24 +46,26 @@ impl Driver {
                     self.happen(Event::Progress(node, percent))?;
                 }
                 (Leg::InSync | Leg::Resyncing(_), LegState::Out) => {
-                    // What is written without it has a name of its own by now.
-                    self.look_at_own_leg()?;
-                    let why = why.unwrap_or("the array does not say why").to_owned();
+                    let why = why.unwrap_or("the array has given it up").to_owned();
                     self.leg_failed(node, &why);
                     self.drain()?;
+                    // What is written without it may have a name of its own by now.
+                    self.look_at_own_leg()?;
                 }
                 // Nobody ordered that: the machine has it dropped.
                 (Leg::Out, LegState::InSync | LegState::Resyncing(_)) => {
                     self.happen(Event::Progress(node, 0))?;
                 }
-                (Leg::InSync, LegState::Resyncing(percent)) => {
+                (Leg::InSync, LegState::Resyncing(_)) => {
                     let why = "it is being resynced though it was in sync";
                     self.leg_failed(node, &why);
                     self.drain()?;
-                    self.happen(Event::Progress(node, percent))?;
                 }
-                _ => {}
+                _ => continue,
             }
+            // What that led to may have changed other legs: what was read of them is old now.
+            self.poke();
+            return Ok(());
         }
         Ok(())
     }
@@ -73,29 +78,16 @@ impl Driver {
         }
     }
 
-    /// The array's process died while the mirror was in service. The application hangs or gets errors: it is started
-    /// again at once, from the own leg, and the targets come back to it. What was not answered may be on some legs and not
-    /// on others, and is marked.
+    /// The array's process died while the mirror was in service. The application hangs or gets errors, so it is put in
+    /// service again at once, if it may: as after a crash of this node, the peers are asked first.
     fn array_died(&mut self) -> Result<(), Broken> {
-        self.tell(
-            "array-died",
-            "the array's process has ended; it is started again".into(),
-        );
+        self.tell("array-died", "the array's process has ended".into());
         self.stop_listening();
-        if let Some(by) = self.machine.superseded() {
-            let why = format!("{} has taken over", self.names.node(by));
-            self.problem = Some(why);
-            return Ok(());
-        }
-        self.local.assemble(false)?;
-        let members = NodeSet::of(self.settings.own);
-        let resyncing = NodeSet::NONE;
-        self.happen(Event::Boot(Boot::Running { members, resyncing }))?;
-        self.listen_to_array();
-        // Booting made the machine forget whom it had met.
+        self.happen(Event::Boot(Boot::Idle))?;
         self.heard = Default::default();
-        self.shared.greet(&self.names.tag);
-        Ok(())
+        self.ask_peers()?;
+        self.happen(Event::Restore)?;
+        self.tell_parents()
     }
 
     /// Begins to listen, in a thread of its own that does nothing but say that there is something to hear.

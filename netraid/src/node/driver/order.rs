@@ -1,5 +1,7 @@
 //! What commands ask for, turned into the machine's events.
 
+use std::time::{Duration, Instant};
+
 use tokio::sync::oneshot;
 
 use super::{Broken, Driver, perform};
@@ -19,18 +21,20 @@ impl Driver {
         dry_run: bool,
         asker: oneshot::Sender<Answer>,
     ) -> Result<(), Broken> {
-        self.asker = Some(asker);
+        (self.ordered, self.reply) = (true, None);
         let done = self.carry_out(order, dry_run);
-        if done.is_err() {
-            self.answer(Answer::not(
+        (self.ordered, self.claims) = (false, false);
+        // What the answer speaks of can be seen by whoever asks next.
+        self.publish();
+        let nothing = || match &done {
+            Ok(()) => Answer::not(Outcome::Failed, "nothing came of it", None),
+            Err(broken) => Answer::not(
                 Outcome::Failed,
-                format!("what this node keeps of {} can't be used", self.names.tag),
+                broken,
                 Some(format!("netraid events {}", self.names.tag)),
-            ));
-        }
-        // Whatever has not been answered by now was not understood by the machine.
-        let why = "nothing came of it";
-        self.answer(Answer::not(Outcome::Failed, why, None));
+            ),
+        };
+        let _ = asker.send(self.reply.take().unwrap_or_else(nothing));
         done
     }
 
@@ -60,12 +64,8 @@ impl Driver {
                 None => return Ok(()),
             },
             Order::Extend { node, force } => match self.node(node) {
-                Some(node) => {
-                    if *force && !dry_run {
-                        self.overwrite = self.overwrite.with(node);
-                    }
-                    Event::Extend(node)
-                }
+                Some(node) if dry_run => Event::Extend(node),
+                Some(node) => return self.extend(node, *force),
                 None => return Ok(()),
             },
             Order::Unextend { node } => match self.node(node) {
@@ -102,7 +102,7 @@ impl Driver {
     }
 
     /// Whoever has parents says so: without LifeKeeper nobody ever tells that they came into service.
-    fn tell_parents(&mut self) -> Result<(), Broken> {
+    pub(super) fn tell_parents(&mut self) -> Result<(), Broken> {
         match self.machine.service() == Service::In && self.parents_up {
             true => self.happen(Event::Parents { up: true }),
             false => Ok(()),
@@ -113,9 +113,8 @@ impl Driver {
     fn quick_check(&mut self) -> Result<(), Broken> {
         self.look_around()?;
         self.retry = None;
-        let asker = self.asker.take();
         self.happen(Event::QuickCheck)?;
-        self.asker = asker;
+        self.reply = None;
         let answer = match (self.machine.service(), self.machine.superseded()) {
             (Service::In, None) => Answer::done(),
             (Service::In, Some(by)) => Answer::not(
@@ -137,8 +136,53 @@ impl Driver {
         Ok(())
     }
 
+    /// Extends the mirror to a node; whether its disk may be overwritten is remembered only if that was accepted.
+    fn extend(&mut self, node: NodeId, force: bool) -> Result<(), Broken> {
+        let before = self.overwrite;
+        if force && !self.memory().nodes.contains(node) {
+            self.overwrite = before.with(node);
+        }
+        self.happen(Event::Extend(node))?;
+        if !self.memory().nodes.contains(node) {
+            self.overwrite = before.without(node);
+        }
+        Ok(())
+    }
+
+    /// Says to all that this node is about to go into service, and hears whether another is, too. Of two that ask at the
+    /// same moment the one with the lower number goes on, when the other has given way or begun; each says so before it
+    /// asks, so at least one of them hears of the other. False if this one gives way.
+    fn claim(&mut self) -> Result<bool, Broken> {
+        self.claims = true;
+        self.publish();
+        let until = Instant::now() + CLAIM;
+        loop {
+            let claimed = self.ask_peers_who_claims()?;
+            let own = self.settings.own;
+            let Some(other) = claimed.iter().next() else {
+                return Ok(true);
+            };
+            if other < own || Instant::now() >= until {
+                let why = format!(
+                    "{} is being put into service on {} at this moment",
+                    self.names.tag,
+                    self.names.node(other)
+                );
+                let next = format!("netraid status {}", self.names.tag);
+                self.answer(Answer::not(Outcome::Refused, why, Some(next)));
+                return Ok(false);
+            }
+            std::thread::sleep(GIVE_WAY);
+        }
+    }
+
     /// Asks every peer how it is now: what was told earlier may be old.
-    fn ask_peers(&mut self) -> Result<(), Broken> {
+    pub(super) fn ask_peers(&mut self) -> Result<(), Broken> {
+        self.ask_peers_who_claims().map(drop)
+    }
+
+    fn ask_peers_who_claims(&mut self) -> Result<NodeSet, Broken> {
+        let mut claims = NodeSet::NONE;
         let own = self.settings.own;
         let count = u8::try_from(self.names.nodes.len()).unwrap_or(u8::MAX);
         let others: Vec<(NodeId, String)> = (0..count)
@@ -148,11 +192,16 @@ impl Driver {
             .collect();
         for (node, told) in self.shared.ask(&self.names.tag, &others) {
             match told {
-                Some(told) => self.hear_peer(told)?,
+                Some(told) => {
+                    if told.claims {
+                        claims = claims.with(node);
+                    }
+                    self.hear_peer(told)?;
+                }
                 None => self.happen(Event::PeerLost(node))?,
             }
         }
-        Ok(())
+        Ok(claims)
     }
 
     /// Why nothing can be decided, if the own disk or the flags can't be read.
@@ -203,6 +252,7 @@ impl Driver {
         }
         self.tell("created", format!("{} was created", self.names.tag));
         let memory = Memory {
+            agreement: self.memory().agreement,
             consistent: true,
             nodes: NodeSet::of(own),
             settled: NodeSet::of(own),
@@ -217,10 +267,11 @@ impl Driver {
         self.store.set(Flag::Source(own))?;
         self.store.store(&memory, self.own_leg.array)?;
         self.machine = Machine::new(self.settings.clone(), memory);
-        let asker = self.asker.take();
+        self.heard = Default::default();
         self.happen(Event::Boot(Boot::Idle))?;
-        self.ask_peers()?;
-        self.asker = asker;
+        if !self.claim()? {
+            return Ok(());
+        }
         self.happen(Event::Restore)?;
         self.tell_parents()
     }
@@ -248,11 +299,11 @@ impl Driver {
         self.local.accept(None)?;
         self.store.forget()?;
         self.machine = Machine::new(self.settings.clone(), Memory::default());
+        self.heard = Default::default();
         self.tell("deleted", format!("{} was forgotten", self.names.tag));
         self.answer(Answer::done());
-        let asker = self.asker.take();
         self.happen(Event::Boot(Boot::Idle))?;
-        self.asker = asker;
+        self.shared.greet(&self.names.tag);
         Ok(())
     }
 
@@ -332,3 +383,8 @@ impl Driver {
         Some(nodes)
     }
 }
+
+/// Longest wait for another node that asks at the same moment.
+const CLAIM: Duration = Duration::from_secs(5);
+/// Between two looks whether it has given way.
+const GIVE_WAY: Duration = Duration::from_millis(50);

@@ -6,7 +6,7 @@ use super::{Broken, Driver, RETRY};
 use crate::api::document::{Answer, Decided, Outcome};
 use crate::array::ArrayError;
 use crate::mirror::action::{Action, DropReason, Flag, Note};
-use crate::mirror::event::Event;
+use crate::mirror::event::{Boot, Event};
 use crate::mirror::node::NodeId;
 use crate::mirror::refusal::Refusal;
 
@@ -28,7 +28,7 @@ impl Driver {
                 .store
                 .store(self.machine.memory(), self.own_leg.array)?,
             Action::Assemble { force } => self.assemble(force),
-            Action::Stop => self.stop(),
+            Action::Stop => self.stop()?,
             // All three at once, by the last.
             Action::Connect(_) | Action::Merge(_) => {}
             Action::Add {
@@ -97,11 +97,27 @@ impl Driver {
         }
     }
 
-    fn stop(&mut self) {
+    fn stop(&mut self) -> Result<(), Broken> {
         self.show();
         match self.local.stop() {
             Ok(()) => {
                 self.stop_listening();
+                if !self.local.own_leg().is_ok_and(|leg| leg.clean) {
+                    // Out of service, but as after a crash: something may be on some legs and not on others.
+                    self.tell(
+                        "stopped-unclean",
+                        "the array ended without being clean".into(),
+                    );
+                    self.answer(Answer::not(
+                        Outcome::Failed,
+                        "the array ended, but not cleanly: see its log",
+                        Some(format!("netraid explain {}", self.names.tag)),
+                    ));
+                    self.follow.push_back(Event::Boot(Boot::Idle));
+                    self.heard = Default::default();
+                    self.shared.greet(&self.names.tag);
+                    return Ok(());
+                }
                 self.tell(
                     "out-of-service",
                     format!(
@@ -121,6 +137,7 @@ impl Driver {
                 self.follow.push_back(Event::StopFailed);
             }
         }
+        Ok(())
     }
 
     fn add(
@@ -197,13 +214,8 @@ impl Driver {
     }
 
     fn accept(&mut self, source: Option<NodeId>) -> Result<(), Broken> {
-        match self.local.accept(source) {
-            Ok(()) => {}
-            // A port in use, for example; nobody can write, which is safe, and it is tried again.
-            Err(error) if source.is_some() => return Err(error.into()),
-            // The former source may still write.
-            Err(error) => return Err(error.into()),
-        }
+        // A port in use, for example, or a former source that may still write: tried again as from the beginning.
+        self.local.accept(source)?;
         let text = match source {
             Some(source) => format!("takes writes from {} only", self.names.node(source)),
             None => "takes writes from nobody".into(),
@@ -220,12 +232,10 @@ impl Driver {
         self.answer(Answer::not(Outcome::Refused, why, next));
     }
 
-    /// To whoever asked; the first answer counts.
+    /// For whoever asked; the first answer counts. It is given when all that follows from the order has been done.
     pub(super) fn answer(&mut self, answer: Answer) {
-        if let Some(asker) = self.asker.take() {
-            // What the answer speaks of can be seen by whoever asks next.
-            self.publish();
-            let _ = asker.send(answer);
+        if self.ordered && self.reply.is_none() {
+            self.reply = Some(answer);
         }
     }
 

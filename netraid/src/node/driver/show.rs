@@ -48,6 +48,7 @@ impl Driver {
             sequence: 0,
             nodes: self.names.nodes.clone(),
             record: self.machine.record(),
+            claims: self.claims,
             ticket: self.local.accepts().cloned(),
         };
         self.shared.publish(envelope);
@@ -111,17 +112,21 @@ impl Driver {
             refusal,
             nodes: self.nodes_shown(),
             resync: status.and_then(|status| resync(&status.status)),
-            problems: self
-                .problem
-                .iter()
-                .cloned()
-                .chain(status.iter().flat_map(|status| status.notes.clone()))
-                .chain(
-                    status
-                        .iter()
-                        .filter_map(|status| status.status.halted.clone()),
-                )
-                .collect(),
+            problems: [
+                &self.problems.flags,
+                &self.problems.own_leg,
+                &self.problems.array,
+            ]
+            .into_iter()
+            .flatten()
+            .cloned()
+            .chain(status.iter().flat_map(|status| status.notes.clone()))
+            .chain(
+                status
+                    .iter()
+                    .filter_map(|status| status.status.halted.clone()),
+            )
+            .collect(),
         }
     }
 

@@ -48,6 +48,8 @@ pub(super) struct Exported {
     pid: i32,
     /// When the kernel started it, which tells it from another process of the same number.
     started: u64,
+    /// It can be entered. One that was left before that is ended.
+    ready: bool,
 }
 
 impl Exported {
@@ -60,7 +62,10 @@ impl Exported {
         };
         // A note that can't be read is one of a machine that lost power: nothing of it lives.
         let found: Option<Exported> = serde_json::from_slice(&text).ok();
-        Ok(found.filter(Exported::lives))
+        match found.filter(Exported::lives) {
+            Some(found) if !found.ready => found.end(plan).map(|()| None),
+            found => Ok(found),
+        }
     }
 
     /// Starts it; returns when it can be entered.
@@ -86,6 +91,20 @@ impl Exported {
             io::Error::new(error.kind(), format!("{program} can't be started: {error}"))
         })?;
         let pid = child.id() as i32;
+        let mut exported = Exported {
+            ticket,
+            pid,
+            started: started(pid).unwrap_or(0),
+            ready: false,
+        };
+        // Noted before anything else, so that a daemon that comes after this one does not miss it.
+        let noted = serde_json::to_vec(&exported).map_err(io::Error::from);
+        let noted = noted.and_then(|text| write_privately(&note(plan), &text));
+        if let Err(error) = noted {
+            let _ = child.kill();
+            let _ = child.wait();
+            return Err(error);
+        }
         let out = child.stdout.take();
         let (sender, receiver) = mpsc::channel();
         thread::Builder::new()
@@ -98,21 +117,16 @@ impl Exported {
                 let _ = child.wait();
             })?;
         let ready = receiver.recv_timeout(END).unwrap_or_default();
-        let Some(started) = started(pid).filter(|_| ready.starts_with("listening ")) else {
-            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        if !ready.starts_with("listening ") || !exported.lives() {
+            exported.end(plan)?;
             return Err(io::Error::other(format!(
                 "the export of {} on {} did not begin: is the port in use? its log says why",
                 plan.disk.display(),
                 plan.listen
             )));
-        };
-        let exported = Exported {
-            ticket,
-            pid,
-            started,
-        };
-        let text = serde_json::to_vec(&exported)?;
-        if let Err(error) = write_privately(&note(plan), &text) {
+        }
+        exported.ready = true;
+        if let Err(error) = write_privately(&note(plan), &serde_json::to_vec(&exported)?) {
             exported.end(plan)?;
             return Err(error);
         }
@@ -201,6 +215,7 @@ mod tests {
             ticket: Ticket::new(NodeId::new(1).unwrap()),
             pid: own,
             started,
+            ready: true,
         };
         assert!(exported(begun).lives());
         assert!(!exported(begun + 1).lives());
