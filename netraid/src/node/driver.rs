@@ -373,7 +373,8 @@ impl Driver {
         if told.nodes != self.names.nodes {
             let name = self.names.node(node);
             let why = format!(
-                "{name} has other nodes in its configuration, so it is not heard: make the files equal"
+                "{name} has other nodes in its configuration ({}), so it is not heard: make the files equal",
+                told.nodes.join(", ")
             );
             if self.failures[node.slot()].as_deref() != Some(&why) {
                 self.shared
@@ -413,7 +414,7 @@ impl Driver {
             return self.look_at_array();
         }
         self.looks += 1;
-        if self.looks % SELDOM_LOOKS == 0 && self.local.finds_array()? {
+        if self.looks.is_multiple_of(SELDOM_LOOKS) && self.local.finds_array()? {
             // It was slow to begin, and whoever began it is gone. It is taken up as after a restart of the daemon.
             return Err(Broken::NotOrdered);
         }

@@ -81,6 +81,8 @@ impl Driver {
     /// The array's process died while the mirror was in service. The application hangs or gets errors, so it is put in
     /// service again at once, if it may: as after a crash of this node, the peers are asked first.
     fn array_died(&mut self) -> Result<(), Broken> {
+        // Nobody is to be shown the way into what is gone.
+        self.show();
         self.tell("array-died", "the array's process has ended".into());
         self.stop_listening();
         self.happen(Event::Boot(Boot::Idle))?;

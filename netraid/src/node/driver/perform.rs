@@ -7,6 +7,7 @@ use crate::api::document::{Answer, Decided, Outcome};
 use crate::array::ArrayError;
 use crate::mirror::action::{Action, DropReason, Flag, Note};
 use crate::mirror::event::{Boot, Event};
+use crate::mirror::machine::Leg;
 use crate::mirror::node::NodeId;
 use crate::mirror::refusal::Refusal;
 
@@ -99,6 +100,14 @@ impl Driver {
 
     fn stop(&mut self) -> Result<(), Broken> {
         self.show();
+        // An array that copies is not clean, and waits for what it copies: a resync goes on at the next start.
+        for node in
+            NodeId::all().filter(|node| matches!(self.machine.leg(*node), Leg::Resyncing(_)))
+        {
+            if let Err(error) = self.local.drop_leg(node) {
+                tracing::warn!("{}: {error}", self.names.node(node));
+            }
+        }
         match self.local.stop() {
             Ok(()) => {
                 self.stop_listening();
