@@ -408,7 +408,9 @@ fn every_subcommand_and_option_of_the_readme_is_in_the_help_of_its_program() {
 #[test]
 fn every_configuration_among_the_examples_is_understood() {
     for name in tracked_files() {
-        if name.starts_with("examples/") && name.ends_with(".toml") {
+        // Those of netraidd its own tests read.
+        let of_server = name.starts_with("examples/") && !name.starts_with("examples/config/");
+        if of_server && name.ends_with(".toml") {
             let read = nbd_server::config::Config::read(&root().join(&name));
             read.unwrap_or_else(|error| panic!("{error}"));
         }

@@ -75,6 +75,11 @@ pub async fn serve(config: Config, ready: impl FnOnce()) -> Result<(), DaemonErr
     let at = socket(&config.daemon.run_dir);
     let commands = bind_unix(&at, &Access::default()).map_err(failed)?;
     let others = peers_of(&mine, &own)?;
+    // Then the mirrors, so that nobody who asks misses one.
+    let mut threads = Vec::new();
+    for mirror in &mine {
+        threads.push(start(mirror, &config, &shared)?);
+    }
     // A node without peers needs no identity.
     if !others.is_empty() {
         let identity = Identity::load(&config.daemon.tls_dir, &own).map_err(|error| {
@@ -113,10 +118,6 @@ pub async fn serve(config: Config, ready: impl FnOnce()) -> Result<(), DaemonErr
                 tracing::error!("{error}");
             }
         });
-    }
-    let mut threads = Vec::new();
-    for mirror in &mine {
-        threads.push(start(mirror, &config, &shared)?);
     }
     shared.tell(
         None,

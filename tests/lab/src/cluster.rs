@@ -113,9 +113,7 @@ impl<'a> Cluster<'a> {
     /// # Errors
     /// It failed, or was refused.
     pub fn order(&self, node: usize, words: &str) -> Result<String> {
-        let said = self.lab.node(node).must(&format!(
-            "netraid {words}"
-        ));
+        let said = self.lab.node(node).must(&format!("netraid {words}"));
         said.with_context(|| format!("netraidd of node{node} says:\n{}", self.log(node)))
     }
 
@@ -124,9 +122,7 @@ impl<'a> Cluster<'a> {
     /// # Errors
     /// It was not.
     pub fn refused(&self, node: usize, words: &str) -> Result<String> {
-        let output = self.lab.node(node).run(&format!(
-            "netraid {words}"
-        ))?;
+        let output = self.lab.node(node).run(&format!("netraid {words}"))?;
         ensure!(
             output.status == 3,
             "`{words}` on node{node} ended with {}: {}\n{}",
