@@ -22,17 +22,17 @@ end() {
 in_sync() {
 	tries=300
 	while :; do
-		"$netraid" status data --run-dir /run/netraid --json >/run/status
+		"$netraid" embedded status data --run-dir /run/netraid --json >/run/status
 		python3 -c "import json; d=json.load(open('/run/status')); raise SystemExit(d['legs'][$1]['status'] != 'Target')" && break
 		tries=$((tries - 1))
 		[ $tries -gt 0 ] || { cat /run/status; fail "not in sync"; }
 		sleep 0.1
 	done
 }
-"$netraid" create --tag data --disk /dev/ubda --nodes server1,server2 --node server1 --chunk 64KiB
+"$netraid" embedded create --tag data --disk /dev/ubda --nodes server1,server2 --node server1 --chunk 64KiB
 serve /dev/ubdb
 embedded /dev/ubda server1 server2
-"$netraid" extend --tag data --node server2 --uri "nbd+unix:///data?socket=/run/target" --run-dir /run/netraid --wait
+"$netraid" embedded extend --tag data --node server2 --uri "nbd+unix:///data?socket=/run/target" --run-dir /run/netraid --wait
 dd if=/dev/urandom of=/run/noise bs=1M count=20 status=none
 nbdcopy /run/noise "nbd+unix:///data?socket=/run/mirror" || fail "nbdcopy"
 end
