@@ -11,7 +11,7 @@ export NETRAID_REQUIRE_LAB=1
 
 cargo build --workspace --bins --locked
 if cargo nextest --version >/dev/null 2>&1; then
-    exec cargo nextest run -p netraid-lab --locked --no-fail-fast --config-file tests/nextest.toml "$@"
+    exec cargo nextest run -p netraid-lab --locked --no-fail-fast --test-threads 3 --config-file tests/nextest.toml "$@"
 else
-    exec cargo test -p netraid-lab --locked --no-fail-fast -- --test-threads 2 "$@"
+    exec cargo test -p netraid-lab --locked --no-fail-fast -- --test-threads 3 "$@"
 fi

@@ -8,7 +8,7 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
@@ -20,6 +20,7 @@ use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 use super::{END, Plan};
+use crate::array::disk::{Access, Disk};
 use crate::mirror::node::NodeId;
 
 /// What lets a source in.
@@ -161,6 +162,17 @@ impl Exported {
             }
             thread::sleep(LOOK);
         }
+        // The kernel may let go of the disk a moment later.
+        while is_in_use(&plan.disk) {
+            if begun.elapsed() > END {
+                return Err(io::Error::other(format!(
+                    "{} is in use although the export of {} has ended",
+                    plan.disk.display(),
+                    plan.tag
+                )));
+            }
+            thread::sleep(LOOK);
+        }
         match fs::remove_file(note(plan)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
@@ -168,22 +180,29 @@ impl Exported {
     }
 }
 
+/// Whether somebody has a block device for himself.
+fn is_in_use(disk: &Path) -> bool {
+    let opened = Disk::open(disk, Access::Exclusive);
+    opened.is_err_and(|error| error.error.kind() == io::ErrorKind::ResourceBusy)
+}
+
 fn note(plan: &Plan) -> PathBuf {
     plan.run_dir.join(format!("{}.export.json", plan.tag))
 }
 
-/// When the kernel started a process, in ticks since its own start; `None` if there is none, or it has ended and nobody has
-/// taken note of that yet.
+/// When the kernel started a process, in ticks since its own start; `None` if there is none, or all of it has ended and nobody
+/// has taken note of that yet. The first thread ends before the others, which may still be writing.
 fn started(pid: i32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name, in brackets, may hold anything.
     let (_, fields) = stat.rsplit_once(')')?;
     let mut fields = fields.split_ascii_whitespace();
     let state = fields.next()?;
-    (state != "Z" && state != "X")
-        .then(|| fields.nth(18))??
-        .parse()
-        .ok()
+    let threads = || fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    if matches!(state, "Z" | "X") && threads() <= 1 {
+        return None;
+    }
+    fields.nth(18)?.parse().ok()
 }
 
 /// Whole or not at all, for this user only. Not durable: what it describes does not outlive the machine either.
@@ -220,5 +239,38 @@ mod tests {
         assert!(exported(begun).lives());
         assert!(!exported(begun + 1).lives());
         assert_eq!(started(i32::MAX), None);
+    }
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn a_process_whose_first_thread_has_ended_lives_as_long_as_another_may_write() {
+        // System call 60 ends the calling thread alone.
+        let script = "import ctypes, threading, time; threading.Thread(target=time.sleep, args=(60,)).start(); \
+                      ctypes.CDLL(None).syscall(60, 0)";
+        let mut child = Command::new("python3")
+            .args(["-c", script])
+            .spawn()
+            .unwrap();
+        let pid = child.id() as i32;
+        let state = || {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+            stat.rsplit_once(") ").unwrap().1.starts_with('Z')
+        };
+        let begun = Instant::now();
+        while !state() {
+            assert!(begun.elapsed() < END, "the first thread goes on");
+            thread::yield_now();
+        }
+        assert!(started(pid).is_some(), "another thread may still write");
+        child.kill().unwrap();
+        let begun = Instant::now();
+        while started(pid).is_some() {
+            assert!(
+                begun.elapsed() < END,
+                "it is not noticed that all have ended"
+            );
+            thread::yield_now();
+        }
+        child.wait().unwrap();
     }
 }
