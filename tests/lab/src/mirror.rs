@@ -204,9 +204,9 @@ impl<'a> Mirror<'a> {
         self.source_node().run(&format!(
             "netraid array remove --tag data --node node{target}"
         ))?;
-        // A device whose server may have lost writes was given up by its watch.
+        // A device whose server may have lost writes is given up by its watch, perhaps at this moment.
         self.source_node().must(&format!(
-            "[ ! -e /sys/block/nbd{target}/pid ] || nbd-client detach /dev/nbd{target}"
+            "nbd-client detach /dev/nbd{target} || [ ! -e /sys/block/nbd{target}/pid ]"
         ))?;
         Ok(())
     }
