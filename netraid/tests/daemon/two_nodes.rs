@@ -1,6 +1,6 @@
 //! The failover scenarios of two nodes, in the words of the specification.
 
-use netraid::api::document::Order;
+use netraid::api::document::{Order, Outcome};
 
 use crate::cluster::{Cluster, MIB, create, extend};
 
@@ -173,4 +173,29 @@ fn after_a_clean_stop_either_node_starts_without_the_other() {
     assert_eq!(server1.flags(), "source=server2");
     cluster.legs_equal(&[0, 1]);
     application.check(&server1.data());
+}
+
+#[test]
+fn of_two_that_are_put_into_service_at_one_moment_one_gives_way() {
+    let cluster = Cluster::new(2).mirrored();
+    let [server1, server2] = [&cluster.nodes[0], &cluster.nodes[1]];
+    server1.done(&Order::Remove);
+    for _ in 0..5 {
+        server1.sees(&["Target", "Target"]);
+        server2.sees(&["Target", "Target"]);
+        let answers = std::thread::scope(|scope| {
+            let orders = [server1, server2].map(|node| scope.spawn(|| node.order(&Order::Restore)));
+            orders.map(|order| order.join().unwrap().outcome)
+        });
+        let source = match answers {
+            [Outcome::Done, Outcome::Refused] => 0,
+            [Outcome::Refused, Outcome::Done] => 1,
+            other => panic!("{other:?}"),
+        };
+        let mut words = ["Target", "Target"];
+        words[source] = "Source";
+        cluster.nodes[source].sees(&words);
+        cluster.nodes[source].done(&Order::Remove);
+    }
+    cluster.legs_equal(&[0, 1]);
 }

@@ -87,9 +87,12 @@ impl Driver {
         self.stop_listening();
         self.happen(Event::Boot(Boot::Idle))?;
         self.heard = Default::default();
-        self.ask_peers()?;
-        self.happen(Event::Restore)?;
-        self.tell_parents()
+        if self.claim()? {
+            self.happen(Event::Restore)?;
+            self.tell_parents()?;
+        }
+        self.claims = false;
+        Ok(())
     }
 
     /// Begins to listen, in a thread of its own that does nothing but say that there is something to hear.

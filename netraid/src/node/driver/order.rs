@@ -79,10 +79,19 @@ impl Driver {
             self.answer(Answer::not(Outcome::Failed, problem, None));
             return Ok(());
         }
-        if matches!(event, Event::Restore | Event::Force | Event::Resolve { .. })
-            && self.machine.service() == Service::Out
-        {
-            self.ask_peers()?;
+        match (&event, self.machine.service()) {
+            (Event::Restore | Event::Force, Service::Out) if !dry_run => {
+                let goes_on = self.claim()?;
+                if !goes_on {
+                    return Ok(());
+                }
+            }
+            (Event::Restore | Event::Force | Event::Resolve { .. }, Service::Out) => {
+                self.ask_peers()?;
+            }
+            // An array that died unnoticed did not stop cleanly.
+            (Event::Remove, Service::In) if !dry_run => self.look_at_array()?,
+            _ => {}
         }
         if dry_run {
             self.rehearse(event);
@@ -152,7 +161,7 @@ impl Driver {
     /// Says to all that this node is about to go into service, and hears whether another is, too. Of two that ask at the
     /// same moment the one with the lower number goes on, when the other has given way or begun; each says so before it
     /// asks, so at least one of them hears of the other. False if this one gives way.
-    fn claim(&mut self) -> Result<bool, Broken> {
+    pub(super) fn claim(&mut self) -> Result<bool, Broken> {
         self.claims = true;
         self.publish();
         let until = Instant::now() + CLAIM;
