@@ -295,7 +295,7 @@ fn start_ticking(
         while !over.load(Ordering::Relaxed) {
             thread::sleep(TICK);
             if let Some(keepers) = &looked_after {
-                keepers.expel_lost_legs();
+                keepers.look_after_legs();
             }
             mirror.tick();
         }

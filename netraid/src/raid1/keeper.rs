@@ -40,7 +40,20 @@ struct State {
     kept: SlotSet,
     /// Counts connections, so that each session is newer than those before it.
     connections: u64,
+    /// When quiet legs were last asked for a sign of life.
+    asked: Option<Instant>,
     stopping: bool,
+}
+
+impl State {
+    fn is_time_to_ask(&mut self) -> bool {
+        let now = Instant::now();
+        let due = self.asked.is_none_or(|asked| now - asked >= QUIET);
+        if due {
+            self.asked = Some(now);
+        }
+        due
+    }
 }
 
 struct TargetState {
@@ -322,6 +335,9 @@ impl Keepers {
     }
 }
 
+/// How often a quiet leg is asked for a sign of life. One that has vanished without a word is given up so much later, and
+/// twice the leg's timeout, at most.
+const QUIET: Duration = Duration::from_secs(5);
 /// How often a quiet connection is looked at.
 const LOOK: Duration = Duration::from_millis(200);
 /// Pause after the first failure to connect; doubled up to the longest.

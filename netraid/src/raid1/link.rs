@@ -90,6 +90,18 @@ impl Link {
         }
     }
 
+    /// Sends a remote leg with nothing in flight a small read whose answer nobody needs: a server that has vanished without
+    /// a word is noticed by its silence only if it is asked, and then ends the connection (`request_timeout`).
+    pub fn ask_for_life(&self) {
+        if let Link::Remote(connection) = self
+            && connection.in_flight() == 0
+        {
+            let length = self.minimum_block();
+            let read = Command::Read { offset: 0, length };
+            connection.submit_now(read, Completion::new(drop));
+        }
+    }
+
     /// Runs one command and waits for its end, at most `patience`.
     pub fn run(&self, command: Command, patience: Duration) -> Outcome {
         let (sender, receiver) = mpsc::sync_channel(1);

@@ -131,3 +131,24 @@ fn a_node_that_falls_silent_after_much_news_is_missed_within_seconds() {
         cut.elapsed()
     );
 }
+
+#[test]
+fn a_target_that_vanishes_without_a_word_while_nothing_is_written_is_missed_all_the_same() {
+    let cluster = Cluster::new(2).mirrored();
+    let [server1, server2] = [&cluster.nodes[0], &cluster.nodes[1]];
+    let before = server1.wait_for("no bits", |mirror| mirror.dirty_bytes == Some(0));
+    cluster.cut(0, 1, Cable::Hung);
+    server1.sees(&["Source", "Unknown"]);
+    server1.wait_told("leg-failed", "server2");
+    server2.sees(&["Unknown", "Target"]);
+    cluster.join(0, 1);
+    let mirror = server1.sees(&["Source", "Target"]);
+    server2.sees(&["Source", "Target"]);
+    let resync = mirror.nodes[1].last_resync.clone().unwrap();
+    assert!(!resync.full && resync.dirty_bytes == 0, "{resync:?}");
+    assert_eq!(
+        mirror.generation, before.generation,
+        "a generation was named for nothing"
+    );
+    cluster.legs_equal(&[0, 1]);
+}

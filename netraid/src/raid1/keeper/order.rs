@@ -198,15 +198,22 @@ impl Keepers {
         self.add_in_turn(slot, &addition)
     }
 
-    /// Expels the legs whose connection has died. To be called a few times a second where no keeper looks after them.
-    pub fn expel_lost_legs(self: &Arc<Self>) {
+    /// Expels the legs whose connection has died, and asks quiet ones for a sign of life. To be called a few times a second
+    /// where no keeper looks after them.
+    pub fn look_after_legs(self: &Arc<Self>) {
+        let asks = self.lock().is_time_to_ask();
         for slot in Slot::first(self.names.len()) {
             // An order is at it, and finds out by itself.
             let Ok(_turn) = self.turns[slot.number()].try_lock() else {
                 continue;
             };
-            if let Some(why) = self.mirror.link(slot).and_then(|link| link.lost()) {
-                self.mirror.lost(slot, format!("connection lost: {why}"));
+            let Some(link) = self.mirror.link(slot) else {
+                continue;
+            };
+            match link.lost() {
+                Some(why) => self.mirror.lost(slot, format!("connection lost: {why}")),
+                None if asks => link.ask_for_life(),
+                None => {}
             }
         }
     }
