@@ -179,7 +179,7 @@ fn mirror(mirror: &MirrorConfig) -> Value {
         "tag": mirror.tag.as_str(),
         "number": mirror.number,
         "backend": mirror.backend.as_str(),
-        "device": mirror.device.to_string_lossy(),
+        "device": mirror.device.as_ref().map(|device| device.to_string_lossy()),
         "protocol": mirror.protocol.as_str(),
         "chunk_bytes": mirror.chunk_bytes,
         "bitmap": mirror.bitmap,

@@ -112,12 +112,15 @@ fn configuration(folder: &std::path::Path, tag: &Tag) -> String {
 }
 
 fn mirror(mirror: &MirrorConfig) -> String {
+    let device = mirror.device.as_ref().map_or_else(String::new, |device| {
+        format!("device = {}\n", plain(&device.to_string_lossy()))
+    });
     let mut text = format!(
-        "tag = {}\nnumber = {}\nbackend = {}\ndevice = {}\nprotocol = {}\nchunk = {}\nbitmap = {}\n",
+        "tag = {}\nnumber = {}\nbackend = {}\n{}protocol = {}\nchunk = {}\nbitmap = {}\n",
         mirror.tag,
         mirror.number,
         mirror.backend.as_str(),
-        plain(&mirror.device.to_string_lossy()),
+        device,
         mirror.protocol.as_str(),
         mirror.chunk_bytes,
         mirror.bitmap

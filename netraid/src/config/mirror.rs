@@ -75,8 +75,9 @@ pub struct MirrorConfig {
     pub number: u8,
     /// Who keeps the legs equal.
     pub backend: Backend,
-    /// What applications use: `/dev/md/TAG`, or the unix socket of the embedded array.
-    pub device: PathBuf,
+    /// What applications use: `/dev/md/TAG` unless configured. An embedded array has its socket, `TAG.nbd` in the run
+    /// folder, and needs none.
+    pub device: Option<PathBuf>,
     /// When a write counts as done.
     pub protocol: Protocol,
     /// Bytes under one bit of the bitmap; `LKDR_CHUNK_SIZE` unless configured.
@@ -247,11 +248,7 @@ pub(super) fn read(source: &Source, problems: &mut Problems) -> Option<Draft> {
             value: format!("/dev/md/{tag}").into(),
             place: fields.place.clone(),
         }),
-        (false, Some(Backend::Embedded)) => {
-            fields.needed("device", problems);
-            None
-        }
-        (false, None) => None,
+        (false, Some(Backend::Embedded) | None) => None,
     };
     // The limits of `LKDR_CHUNK_SIZE`.
     let chunk = fields.number::<u32>("chunk", 4..=1 << 20, problems);
@@ -412,7 +409,7 @@ impl Draft {
             tag: self.tag?,
             number: self.number?.value,
             backend: self.backend?,
-            device: self.device?.value,
+            device: self.device.map(|device| device.value),
             protocol: self.protocol.unwrap_or(Protocol::C),
             chunk_bytes: self.chunk_bytes.unwrap_or(parameters.chunk_bytes),
             bitmap: self.bitmap.unwrap_or(true),

@@ -67,7 +67,10 @@ fn the_least_that_can_be_written_means_the_documented_defaults() {
         (7, Backend::Md, Protocol::C)
     );
     assert_eq!((a.chunk_bytes, a.bitmap), (256 << 10, true));
-    assert_eq!(a.device, Path::new("/dev/md/a"));
+    assert_eq!(a.device.as_deref(), Some(Path::new("/dev/md/a")));
+    let embedded = mirror("a", 7, NODES).replace("md", "embedded");
+    let embedded = read(&[("a.toml", &embedded)]).unwrap();
+    assert_eq!(embedded.mirrors[&Tag::new("a").unwrap()].device, None);
     assert_eq!(a.nodes[1].address.to_string(), "10.0.0.2:7800");
     assert_eq!((a.nodes[0].port, a.nodes[1].port), (10008, 10008));
     assert_eq!(a.nodes[0].priority, None);
@@ -227,8 +230,7 @@ fn mistakes_in_the_keys_that_are_needed_are_told() {
             &format!(
                 "tag = \"../x\"\nnumber = 0x0f\nbackend = \"embedded\"\nprotocol = \"A\"{NODES}"
             ),
-            "1:1: device is missing; write for example device = \"/run/netraid/data.nbd\"\n\
-             1:7: tag \"../x\" has '/' in it; letters, digits, '.', '_' and '-' are possible; \
+            "1:7: tag \"../x\" has '/' in it; letters, digits, '.', '_' and '-' are possible; \
              write at most 64 letters, digits, '.', '_' and '-', for example \"data\"\n\
              4:12: protocol A with order kept is not built yet for the embedded backend; \
              write protocol = \"C\", or backend = \"md\"",
