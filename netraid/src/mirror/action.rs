@@ -96,6 +96,8 @@ pub enum Note {
     ClearedByHand(Flag),
     /// Both wrote without the other; nobody's data is touched until somebody decides.
     SplitBrain(NodeId),
+    /// Another node is in service while this one is, and has nothing that this one has not.
+    TwoSources(NodeId),
     /// Another node with newer data is in service while this one is.
     Superseded(NodeId),
     /// A peer that is not in service has newer data than this source.

@@ -122,8 +122,8 @@ pub struct Machine {
     may_connect: bool,
     parents_up: bool,
     timer: bool,
-    /// Split brains that were noted already.
-    noted: NodeSet,
+    /// Conflicts with others that were told already.
+    noted: [Option<Note>; SLOTS],
     /// Nodes that said that they go into service, and not yet what became of it.
     claims: NodeSet,
     /// The memory before a start that may still fail.
@@ -145,7 +145,7 @@ impl Machine {
             may_connect: true,
             parents_up: false,
             timer: false,
-            noted: NodeSet::NONE,
+            noted: Default::default(),
             claims: NodeSet::NONE,
             before_start: None,
         }

@@ -39,8 +39,8 @@ pub enum Refusal {
     Superseded(NodeId),
     /// This node is not in the mirror, or is the source itself.
     NotATarget(NodeId),
-    /// It is in the mirror already.
-    AlreadyATarget(NodeId),
+    /// The source can't be a target of its own.
+    OwnTarget,
     /// A mirror has at most seven targets.
     TooMany,
     /// There is no split brain with that node, and it has no newer data.
@@ -100,7 +100,9 @@ impl Refusal {
                 name(node)
             ),
             Refusal::NotATarget(node) => format!("{} is not a target of {tag}", name(node)),
-            Refusal::AlreadyATarget(node) => format!("{} is in {tag} already", name(node)),
+            Refusal::OwnTarget => {
+                format!("{here} is the source of {tag}: it can't be a target of its own")
+            }
             Refusal::TooMany => format!("{tag} has seven targets already"),
             Refusal::NothingToResolve(node) => {
                 format!(
@@ -151,7 +153,7 @@ impl Refusal {
             Refusal::NotSource(Some(source)) => format!("run it on {}", name(source)),
             Refusal::NotSource(None) => format!("netraid start {tag}"),
             Refusal::Busy | Refusal::NothingToResolve(_) => format!("netraid status {tag}"),
-            Refusal::NotATarget(_) | Refusal::AlreadyATarget(_) => format!("netraid status {tag}"),
+            Refusal::NotATarget(_) | Refusal::OwnTarget => format!("netraid status {tag}"),
             Refusal::Unreachable(_) => format!("netraid explain {tag}"),
             Refusal::TooMany => return None,
         })

@@ -13,16 +13,18 @@ mod order;
 mod perform;
 mod show;
 
+use array::Bell;
 pub(in crate::node) use array::STACK;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
+use super::links::uneven;
 use super::local::{LegState, Local, OwnLeg};
 use super::memory::{Store, StoreError};
 use super::shared::{Envelope, Shared, Told};
@@ -121,9 +123,8 @@ pub struct Driver {
     looks: u32,
     /// Ends the thread that listens to the array.
     listening: Option<Arc<AtomicBool>>,
-    /// An array event waits to be heard already.
-    poked: Arc<AtomicBool>,
-    inputs: SyncSender<Input>,
+    /// Rung when something happens to the array.
+    bell: Bell,
 }
 
 /// What is wrong, by what it is about.
@@ -253,8 +254,7 @@ impl Driver {
             reply: None,
             looks: 0,
             listening: None,
-            poked: Arc::default(),
-            inputs,
+            bell: Bell::new(inputs),
         };
         driver.boot()?;
         Ok(driver)
@@ -280,6 +280,10 @@ impl Driver {
         self.look_at_flags()?;
         self.look_at_own_leg()?;
         if self.local.is_running() {
+            if let Err(error) = self.local.bound_speed() {
+                let why = format!("the resync goes on with its former limits: {error}");
+                self.shared.tell(Some(&self.names.tag), "no-limits", why);
+            }
             self.listen_to_array();
         }
         self.publish();
@@ -349,7 +353,7 @@ impl Driver {
                 }
             }
             Input::ArrayChanged => {
-                self.poked.store(false, Ordering::Release);
+                self.bell.heard();
                 self.look_at_array()?;
             }
             Input::End => {}
@@ -515,7 +519,7 @@ impl Driver {
         let failed = standing(Standing::Failed) && !standing(Standing::WaitsForQuickCheck);
         match (failed, self.retry) {
             (true, None) => {
-                self.retry = Some(Instant::now() + self.pause);
+                self.retry = Some(Instant::now() + uneven(self.pause));
                 self.pause = (self.pause * 2).min(SELDOM);
             }
             (false, _) => {

@@ -107,7 +107,7 @@ impl Link {
             // Whoever asked hears that there is no answer.
             asked.clear();
             tokio::select! {
-                () = tokio::time::sleep(pause) => pause = (pause * 2).min(SELDOM),
+                () = tokio::time::sleep(uneven(pause)) => pause = (pause * 2).min(SELDOM),
                 () = self.wake.notified() => {}
                 Some(question) = self.questions.recv() => asked.push(question),
             }
@@ -198,6 +198,12 @@ impl Link {
             self.complained = Some(why);
         }
     }
+}
+
+/// Three quarters to five quarters of a pause: those who lost somebody at one moment do not all return at another.
+pub(super) fn uneven(pause: Duration) -> Duration {
+    let random = uuid::Uuid::new_v4().as_u128() as u8;
+    pause * 3 / 4 + pause * u32::from(random) / 512
 }
 
 /// What peers may ask.

@@ -330,14 +330,14 @@ impl Local {
         }
     }
 
-    /// Bounds the resync's speed from now on.
+    /// Gives an array that runs the bounds of the resync's speed as they are configured: another daemon, with other ones,
+    /// may have started it.
     ///
     /// # Errors
-    /// If the array does not take it.
-    pub fn set_speed(&mut self, speed: Speed) -> Result<(), ArrayError> {
-        self.plan.speed = speed;
+    /// If the array does not take them.
+    pub fn bound_speed(&self) -> Result<(), ArrayError> {
         match &self.array {
-            Some(array) => array.set_speed(speed),
+            Some(array) => array.set_speed(self.plan.speed),
             None => Ok(()),
         }
     }

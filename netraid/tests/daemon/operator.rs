@@ -80,14 +80,52 @@ fn unknown_nodes_and_second_beginnings_are_refused() {
         Outcome::Usage,
         "server9 is not a node of data",
     );
-    server1.refused(&extend("server1"), "");
+    server1.refused(&extend("server1"), "a target of its own");
     server2.wait_for("that server1 is in service", |mirror| {
         mirror.source.as_deref() == Some("server1")
     });
     server2.refused(&create(), "server1 has data of data already");
     server1.done(&extend("server2"));
-    server1.refused(&extend("server2"), "in data already");
     server1.sees(&["Source", "Target"]);
+    server1.done(&extend("server2"));
+    server2.refused(&extend("server2"), "not in service on server2");
+    let forced = Order::Create {
+        force: true,
+        keep: false,
+    };
+    server1.refused(&forced, "is a mirror on this node already");
+    server2.refused(&forced, "is a mirror on this node already");
+    server1.sees(&["Source", "Target"]);
+}
+
+#[test]
+fn a_disk_whose_record_is_lost_can_be_made_a_new_mirror_by_force() {
+    let cluster = Cluster::new(2);
+    let server1 = &cluster.nodes[0];
+    cluster.met();
+    server1.done(&create());
+    server1.done(&Order::Remove);
+    let generation = server1.status().generation;
+    for _ in 0..2 {
+        // The second time the daemon has noted what it found.
+        server1.end_daemon();
+        let state = server1.folder.join("state");
+        for file in fs::read_dir(&state).unwrap().flatten() {
+            fs::remove_file(file.path()).unwrap();
+        }
+        server1.start_daemon();
+    }
+    server1.end_daemon();
+    server1.start_daemon();
+    cluster.met();
+    server1.refused(&create(), "is a mirror on this node already");
+    assert_eq!(server1.status().generation, generation);
+    server1.done(&Order::Create {
+        force: true,
+        keep: false,
+    });
+    server1.sees(&["Source"]);
+    assert_ne!(server1.status().generation, generation);
 }
 
 #[test]
@@ -173,6 +211,11 @@ fn a_mirror_is_deleted_only_out_of_service_and_the_data_stays() {
     let data = server1.data();
     server2.done(&Order::Delete);
     server1.done(&Order::Delete);
+    // The second time there is nothing to forget.
+    server1.done(&Order::Delete);
+    let events = server1.events();
+    let deleted = events.iter().filter(|event| event.event == "deleted");
+    assert_eq!(deleted.count(), 1);
     assert_eq!([server1.flags(), server2.flags()], ["", ""]);
     assert!(server1.data() == data && server2.data() == data);
     server1.wait_for("nothing", |mirror| {

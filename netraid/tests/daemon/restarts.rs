@@ -31,6 +31,10 @@ fn all_well(cluster: &Cluster, application: &mut Application) {
     }
     cluster.legs_equal(&[0, 1]);
     application.check(&server1.data());
+    // On a machine that does nothing else it is less than two seconds; `cargo test ... -- --nocapture` shows it.
+    let pause = application.pause();
+    println!("longest pause: {} ms", pause.as_millis());
+    assert!(pause < Duration::from_secs(10), "{pause:?}");
 }
 
 fn undisturbed(application: &Application) {

@@ -1,5 +1,7 @@
 //! Processes that end in the middle of a resync: it goes on where it was, and nobody takes over from half a copy.
 
+use std::fs;
+
 use netraid::api::document::{Mirror, Order};
 use netraid::control;
 
@@ -41,6 +43,12 @@ fn bound(cluster: &Cluster, speed: u32) {
     });
 }
 
+/// The speed that the next daemon of the source finds configured.
+fn configure(cluster: &Cluster, speed: u32) {
+    let text = format!("LKDR_SPEED_LIMIT={speed}\nLKDR_SPEED_LIMIT_MIN={speed}\n");
+    fs::write(cluster.nodes[0].folder.join("etc/defaults"), text).unwrap();
+}
+
 /// Everything is equal in the end, and what was copied last was at most the rest.
 fn went_on(cluster: &Cluster) {
     let [server1, server2] = [&cluster.nodes[0], &cluster.nodes[1]];
@@ -58,11 +66,27 @@ fn netraidd_of_the_source_dies_and_the_copying_goes_on_without_it() {
     let cluster = in_the_middle();
     let server1 = &cluster.nodes[0];
     server1.kill_daemon();
+    configure(&cluster, 700);
     server1.start_daemon();
     let mirror = server1.sees(&["Source", "Resyncing"]);
     assert_eq!(mirror.nodes[1].last_resync, None);
     went_on(&cluster);
     assert!(!server1.told("leg-dropped", ""));
+}
+
+#[test]
+fn a_daemon_that_begins_anew_gives_the_array_the_speed_that_is_configured() {
+    let cluster = in_the_middle();
+    let [server1, server2] = [&cluster.nodes[0], &cluster.nodes[1]];
+    // A KiB a second: it would take hours.
+    bound(&cluster, 1);
+    configure(&cluster, 500_000);
+    server1.end_daemon();
+    server1.start_daemon();
+    server1.sees(&["Source", "Target"]);
+    server2.sees(&["Source", "Target"]);
+    assert!(!server1.told("leg-dropped", ""));
+    cluster.legs_equal(&[0, 1]);
 }
 
 #[test]

@@ -59,6 +59,7 @@ pub fn action(action: &Action, own: NodeId, names: &Names) -> String {
                 format!("note: by hand cleared {}", self::flag(flag, names))
             }
             Note::SplitBrain(node) => format!("note: split brain with {}", name(node)),
+            Note::TwoSources(node) => format!("note: in service on {} as well", name(node)),
             Note::Superseded(node) => format!("note: superseded by {}", name(node)),
             Note::PeerIsNewer(node) => format!("note: {} is newer", name(node)),
             Note::WaitsFor(node) => format!("note: targets wait for {}", name(node)),

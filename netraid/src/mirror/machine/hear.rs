@@ -110,31 +110,29 @@ impl Machine {
         }
     }
 
-    /// Whether this node and another were both written without the other.
-    pub(super) fn split_with(&self, node: NodeId) -> bool {
-        match self.service {
-            Service::In | Service::Stopping => matches!(
-                self.standing(node),
-                Standing::SplitBrain | Standing::TwoSources
-            ),
-            Service::Out | Service::Starting => self
-                .decision(node)
-                .is_some_and(|decision| matches!(decision.outcome, Outcome::SplitBrain(_))),
+    /// What there is to tell of a conflict with another node, if there is one.
+    fn conflict_with(&self, node: NodeId) -> Option<Note> {
+        let outcome = self.decision(node).map(|decision| decision.outcome);
+        let split = Some(Note::SplitBrain(node));
+        match (self.standing(node), outcome) {
+            (Standing::Newer, _) => Some(Note::PeerIsNewer(node)),
+            (Standing::SplitBrain, _) => split,
+            (Standing::TwoSources | Standing::NoSource, Some(Outcome::SplitBrain(_)))
+            | (Standing::TwoSources, Some(Outcome::Unrelated)) => split,
+            // This one is superseded, which is told in other words.
+            (Standing::TwoSources, Some(Outcome::FromPeer(_))) => None,
+            (Standing::TwoSources, _) => Some(Note::TwoSources(node)),
+            _ => None,
         }
     }
 
     /// Tells of conflicts, each once.
     pub(super) fn note_conflicts(&mut self, out: &mut Vec<Action>) {
         for node in self.others().iter() {
-            let newer = self.standing(node) == Standing::Newer;
-            if !newer && !self.split_with(node) {
-                self.noted = self.noted.without(node);
-            } else if !self.noted.contains(node) {
-                self.noted = self.noted.with(node);
-                out.push(Action::Note(match newer {
-                    true => Note::PeerIsNewer(node),
-                    false => Note::SplitBrain(node),
-                }));
+            let conflict = self.conflict_with(node);
+            let noted = std::mem::replace(&mut self.noted[node.slot()], conflict);
+            if conflict != noted {
+                out.extend(conflict.map(Action::Note));
             }
         }
     }

@@ -128,7 +128,8 @@ impl Machine {
     pub(super) fn extend(&mut self, node: NodeId, out: &mut Vec<Action>) {
         let refusal = match () {
             () if self.service != Service::In => Some(self.not_source()),
-            () if self.memory.nodes.contains(node) => Some(Refusal::AlreadyATarget(node)),
+            () if node == self.own() => Some(Refusal::OwnTarget),
+            () if self.memory.nodes.contains(node) => return out.push(Action::Done),
             () if self.memory.nodes.len() >= SLOTS => Some(Refusal::TooMany),
             () => None,
         };

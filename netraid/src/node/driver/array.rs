@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::SyncSender;
 use std::thread;
 use std::time::Duration;
 
@@ -12,6 +13,33 @@ use crate::mirror::event::{Boot, Event};
 use crate::mirror::machine::{Leg, Service};
 use crate::mirror::node::NodeId;
 use crate::node::local::LegState;
+
+/// Has the array looked at soon; however often it is rung meanwhile, that is one look.
+#[derive(Clone)]
+pub(super) struct Bell {
+    inputs: SyncSender<Input>,
+    rung: Arc<AtomicBool>,
+}
+
+impl Bell {
+    pub(super) fn new(inputs: SyncSender<Input>) -> Bell {
+        let rung = Arc::default();
+        Bell { inputs, rung }
+    }
+
+    pub(super) fn ring(&self) {
+        if !self.rung.swap(true, Ordering::AcqRel)
+            && self.inputs.try_send(Input::ArrayChanged).is_err()
+        {
+            self.rung.store(false, Ordering::Release);
+        }
+    }
+
+    /// From here on another ring is another look.
+    pub(super) fn heard(&self) {
+        self.rung.store(false, Ordering::Release);
+    }
+}
 
 impl Driver {
     /// Reads the array's state and tells the machine what is new.
@@ -64,7 +92,7 @@ impl Driver {
                 _ => continue,
             }
             // What that led to may have changed other legs: what was read of them is old now.
-            self.poke();
+            self.bell.ring();
             return Ok(());
         }
         Ok(())
@@ -101,26 +129,20 @@ impl Driver {
         let over = Arc::new(AtomicBool::new(false));
         self.listening = Some(Arc::clone(&over));
         let (make, tag) = (Arc::clone(&self.backend), self.names.tag.clone());
-        let (inputs, poked) = (self.inputs.clone(), Arc::clone(&self.poked));
-        let poke = move || {
-            if !poked.swap(true, Ordering::AcqRel) && inputs.try_send(Input::ArrayChanged).is_err()
-            {
-                poked.store(false, Ordering::Release);
-            }
-        };
+        let bell = self.bell.clone();
         let listen = move || {
             let backend = make();
             let array = backend.find(&tag).ok().flatten();
             let watch = array.and_then(|array| array.watch().ok());
             let Some(mut watch) = watch else {
-                return poke();
+                return bell.ring();
             };
             while !over.load(Ordering::Relaxed) {
                 match watch.next(PATIENCE) {
                     Ok(events) if events.is_empty() => {}
-                    Ok(_) => poke(),
+                    Ok(_) => bell.ring(),
                     // It ended; whether it should have, the driver knows.
-                    Err(_) => return poke(),
+                    Err(_) => return bell.ring(),
                 }
             }
         };
@@ -137,15 +159,6 @@ impl Driver {
     pub(super) fn stop_listening(&mut self) {
         if let Some(over) = self.listening.take() {
             over.store(true, Ordering::Relaxed);
-        }
-    }
-
-    /// Has the array looked at soon.
-    pub(super) fn poke(&self) {
-        if !self.poked.swap(true, Ordering::AcqRel)
-            && self.inputs.try_send(Input::ArrayChanged).is_err()
-        {
-            self.poked.store(false, Ordering::Release);
         }
     }
 

@@ -11,7 +11,24 @@ use crate::mirror::event::{Boot, Event};
 use crate::mirror::generation::Generation;
 use crate::mirror::machine::{Machine, Service};
 use crate::mirror::node::{NodeId, NodeSet};
-use crate::mirror::record::Memory;
+use crate::mirror::record::{Memory, Record};
+
+/// Whether nothing is known of the mirror here but that the disk holds a leg of it: it never was in service, nor in sync
+/// with a source, as far as this node remembers.
+fn is_only_found(memory: &Memory) -> bool {
+    memory.source.is_none() && !memory.was_source && !memory.last_owner && memory.settled.is_empty()
+}
+
+/// Whether nothing is remembered but what the disk itself says.
+fn is_forgotten(memory: &Memory) -> bool {
+    let nothing = Memory {
+        generations: memory.generations.clone(),
+        consistent: memory.consistent,
+        agreement: memory.agreement,
+        ..Memory::default()
+    };
+    *memory == nothing
+}
 
 impl Driver {
     /// Carries an order out, and answers.
@@ -224,10 +241,12 @@ impl Driver {
     /// Makes the disk the first leg of a new mirror, and puts it in service.
     fn create(&mut self, force: bool, keep: bool, dry_run: bool) -> Result<(), Broken> {
         let own = self.settings.own;
-        let known = self.memory().nodes.contains(own) || self.local.is_running();
-        if known {
-            let why = format!("{} is a mirror on this node already", self.names.tag);
-            let next = format!("netraid status {}", self.names.tag);
+        let tag = &self.names.tag;
+        // Of a disk that was found with a leg, and no record beside it, nothing is known but that.
+        let only_found = force && is_only_found(self.memory());
+        if self.local.is_running() || (self.memory().nodes.contains(own) && !only_found) {
+            let why = format!("{tag} is a mirror on this node already");
+            let next = format!("netraid status {tag}");
             self.answer(Answer::not(Outcome::Refused, why, Some(next)));
             return Ok(());
         }
@@ -235,29 +254,46 @@ impl Driver {
         self.ask_peers()?;
         let other = self.machine.reachable().iter().find(|node| {
             let peer = self.machine.peer(*node);
-            peer.is_some_and(|peer| peer.generations.current != Generation::NONE)
+            let has_data = |peer: &Record| peer.generations.current != Generation::NONE;
+            // A mirror that is used elsewhere at this moment could not go into service here.
+            peer.is_some_and(|peer| peer.running || (has_data(peer) && !force))
         });
-        if let Some(other) = other.filter(|_| !force) {
+        if let Some(other) = other {
             let name = self.names.node(other);
-            let why = format!("{name} has data of {} already", self.names.tag);
-            let next = format!("on {name}: netraid start {}", self.names.tag);
+            let (why, next) = match force {
+                true => (
+                    format!("{} is in service on {name}", self.names.tag),
+                    format!("on {name}: netraid stop {}", self.names.tag),
+                ),
+                false => (
+                    format!("{name} has data of {} already", self.names.tag),
+                    format!("on {name}: netraid start {}", self.names.tag),
+                ),
+            };
             self.answer(Answer::not(Outcome::Refused, why, Some(next)));
-            return Ok(());
-        }
-        if let Err(error) = self.local.create(force, keep, dry_run) {
-            self.answer(perform::answer(&error));
             return Ok(());
         }
         if dry_run {
             let disk = self.local.plan().disk.display().to_string();
-            self.answer(Answer {
-                steps: vec![
-                    format!("make {disk} the first leg of {}", self.names.tag),
-                    format!("put {} in service", self.names.tag),
-                ],
-                ..Answer::done()
-            });
+            let steps = vec![
+                format!("make {disk} the first leg of {}", self.names.tag),
+                format!("put {} in service", self.names.tag),
+            ];
+            let answer = match self.local.create(force, keep, true) {
+                Ok(()) => Answer {
+                    steps,
+                    ..Answer::done()
+                },
+                Err(error) => perform::answer(&error),
+            };
+            self.answer(answer);
             return Ok(());
+        }
+        // A source that may write to this disk until now must not do so any more.
+        self.local.accept(None)?;
+        if let Err(error) = self.local.create(force, keep, false) {
+            self.answer(perform::answer(&error));
+            return self.begin_anew();
         }
         self.tell("created", format!("{} was created", self.names.tag));
         let memory = Memory {
@@ -293,6 +329,10 @@ impl Driver {
             self.answer(Answer::not(Outcome::Refused, why, Some(next)));
             return Ok(());
         }
+        if is_forgotten(self.memory()) && self.local.accepts().is_none() {
+            self.answer(Answer::done());
+            return Ok(());
+        }
         let mut steps = Vec::new();
         if self.local.accepts().is_some() {
             steps.push("take writes from nobody".to_owned());
@@ -308,9 +348,14 @@ impl Driver {
         self.local.accept(None)?;
         self.store.forget()?;
         self.machine = Machine::new(self.settings.clone(), Memory::default());
-        self.heard = Default::default();
         self.tell("deleted", format!("{} was forgotten", self.names.tag));
         self.answer(Answer::done());
+        self.begin_anew()
+    }
+
+    /// Out of service and with no agreement, as after a boot; the peers are heard again.
+    fn begin_anew(&mut self) -> Result<(), Broken> {
+        self.heard = Default::default();
         self.happen(Event::Boot(Boot::Idle))?;
         self.shared.greet(&self.names.tag);
         Ok(())

@@ -179,7 +179,7 @@ impl Driver {
                     dirty_bytes: added.dirty_bytes,
                 });
                 self.follow.push_back(Event::Added(node));
-                self.poke();
+                self.bell.ring();
             }
             Err(error) => self.leg_failed(node, &error),
         }
@@ -272,6 +272,13 @@ impl Driver {
                 format!(
                     "split brain: {here} and {} were both written without the other; nobody's data is touched until \
                      netraid resolve {tag} --discard NODE says whose is given up",
+                    name(node)
+                ),
+            ),
+            Note::TwoSources(node) => (
+                "two-sources",
+                format!(
+                    "{tag} is in service on {} as well; nobody's data is touched; netraid stop {tag} on one of the two",
                     name(node)
                 ),
             ),
