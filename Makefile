@@ -5,10 +5,10 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench build lab lab-shell bench-lab
+.PHONY: help run test bench bench-daemon build lab lab-shell bench-lab
 
 help: ## say what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 run: ## two nodes and a mirror on this machine, through a failure and a failover (ARGS="--once", "--help", ...)
 	@scripts/setup.sh run
@@ -22,6 +22,11 @@ bench: ## our servers and mirror beside others on this machine (ARGS="--quick", 
 	@scripts/setup.sh test
 	@cargo build --release --locked --workspace --bins
 	@exec $(TARGET)/release/bench $(ARGS)
+
+bench-daemon: ## two netraidd with 100 mirrors: answers, memory, a cut; the LifeKeeper scripts (ARGS="--help", ...)
+	@scripts/setup.sh build
+	@cargo build --release --locked --workspace --bins
+	@exec $(TARGET)/release/bench-daemon $(ARGS)
 
 lab: ## the scenarios on real kernels, run as processes (ARGS="part of a name"); fails where kernels can't run
 	@scripts/setup.sh lab

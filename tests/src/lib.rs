@@ -10,6 +10,7 @@
 )]
 
 pub mod bench;
+pub mod daemons;
 pub mod mirror;
 pub mod peers;
 pub mod process;
