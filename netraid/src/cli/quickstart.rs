@@ -38,6 +38,10 @@ pub(super) struct Arguments {
     /// Prints one JSON object a step, and nothing else, to standard output
     #[arg(long)]
     json: bool,
+
+    /// Waits until standard input ends, and kills what runs for the nodes of these folders
+    #[arg(long, hide = true, value_name = "DIR")]
+    sweep: Vec<PathBuf>,
 }
 
 pub(super) fn perform(arguments: Arguments) -> Result<(), Exit> {
@@ -48,7 +52,11 @@ pub(super) fn perform(arguments: Arguments) -> Result<(), Exit> {
         image,
         once,
         json,
+        sweep,
     } = arguments;
+    if !sweep.is_empty() {
+        return quickstart::sweep::guard(&sweep).map_err(Exit::failed);
+    }
     let told = quickstart::run(quickstart::Settings {
         dir,
         size,

@@ -131,6 +131,8 @@ pub async fn serve(config: Config, ready: impl FnOnce()) -> Result<(), DaemonErr
         _ = interrupt.recv() => {}
     }
     tracing::info!("stopping; mirrors and exports go on");
+    // Before the links: who finds nobody to ask must know why.
+    shared.end();
     stopper.stop();
     for (inputs, _) in &threads {
         let inputs: &std::sync::mpsc::SyncSender<Input> = inputs;

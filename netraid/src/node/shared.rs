@@ -1,7 +1,7 @@
 //! What all mirrors of a node have in common: what each last published, the events, and the way to the peers.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -108,6 +108,7 @@ pub struct Shared {
     published: watch::Sender<u64>,
     links: Mutex<BTreeMap<String, Link>>,
     epochs: AtomicU64,
+    ending: AtomicBool,
 }
 
 /// What is known of the way to a peer.
@@ -146,7 +147,18 @@ impl Shared {
             published: watch::Sender::new(0),
             links: Mutex::default(),
             epochs: AtomicU64::new(1),
+            ending: AtomicBool::new(false),
         }
+    }
+
+    /// The daemon ends: its links are about to go, so that no peer answers says nothing of the peers any more.
+    pub fn end(&self) {
+        self.ending.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether the daemon ends.
+    pub fn is_ending(&self) -> bool {
+        self.ending.load(Ordering::SeqCst)
     }
 
     fn links(&self) -> MutexGuard<'_, BTreeMap<String, Link>> {

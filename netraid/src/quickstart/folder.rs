@@ -152,10 +152,10 @@ fn make_run_folder(path: &Path) -> Result<PathBuf> {
 const MARKER: &str = ".netraid-demo";
 const MARKER_TEXT: &str =
     "This folder was made by `netraid quickstart`, which may start over in it at any time.\n";
-const LONGEST_SOCKET: &str = "/server1/mirror.nbd";
+const LONGEST_SOCKET: &str = "/server1/netraidd.sock";
 
 /// Everything that a quickstart makes in its folder.
-const NAMES: [&str; 13] = [
+const NAMES: [&str; 14] = [
     "run",
     "server1.img",
     "server2.img",
@@ -165,8 +165,9 @@ const NAMES: [&str; 13] = [
     "after-failover",
     "server1.log",
     "server2.log",
-    "server1-disk.log",
-    "server2-disk.log",
+    "server1",
+    "server2",
+    "server2.bundle",
     "tools.log",
     "writes.log",
 ];

@@ -116,16 +116,11 @@ impl Ledger {
         Ok(())
     }
 
-    /// Adds a line of another's to the file, if there is one: a word that no line of its own begins with.
-    pub fn note(&self, line: &str) {
-        self.book().keep(line);
-    }
-
-    /// The ledger that was kept in a file, and the lines of others in it. A last line that is not whole is left out.
+    /// The ledger that was kept in a file. A last line that is not whole is left out.
     ///
     /// # Errors
     /// If the file can't be read or is something else.
-    pub fn replay(path: &Path) -> Result<(Ledger, Vec<String>)> {
+    pub fn replay(path: &Path) -> Result<Ledger> {
         let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
         let mut lines = text
             .split_inclusive('\n')
@@ -135,7 +130,6 @@ impl Ledger {
             bail!("{} does not begin with an area", path.display())
         };
         let ledger = Ledger::new(start.parse()?..end.parse()?, 0)?;
-        let mut notes = Vec::new();
         for line in lines {
             let words: Vec<&str> = line.split(' ').collect();
             match words[..] {
@@ -149,10 +143,10 @@ impl Ledger {
                     book.slot(slot.parse()?)?.may = vec![number.parse()?];
                     book.acknowledged += 1;
                 }
-                _ => notes.push(line.to_owned()),
+                _ => bail!("{} has a line {line:?}", path.display()),
             }
         }
-        Ok((ledger, notes))
+        Ok(ledger)
     }
 
     /// How much was written so far.
@@ -407,7 +401,6 @@ mod tests {
         ledger.record_to(&path).unwrap();
         let first = ledger.begin();
         ledger.acknowledge(&first);
-        ledger.note("source server2");
         let second = begin_again(&ledger, &first);
         // The line was being written when everything ended.
         let text = fs::read_to_string(&path).unwrap();
@@ -416,8 +409,7 @@ mod tests {
             format!("{text}done {} {}", second.number, second.slot),
         )
         .unwrap();
-        let (again, notes) = Ledger::replay(&path).unwrap();
-        assert_eq!(notes, ["source server2"]);
+        let again = Ledger::replay(&path).unwrap();
         assert_eq!(again.counts(), ledger.counts());
         again.check(first.offset, &first.data).unwrap();
         again.check(first.offset, &second.data).unwrap();

@@ -1,6 +1,5 @@
 //! The stage: the two nodes, their processes, and the runtime that talks to them.
 
-use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +12,9 @@ use super::disk::{self, Advance};
 use super::folder::Folder;
 use super::interrupt::Interrupt;
 use super::leg::{Differences, LegFile};
-use super::process::{self, Process};
+use super::node::Node;
+use super::process;
+use super::sweep::Guard;
 use super::tell::{Bar, Teller};
 use super::tools::Tools;
 use super::{Problem, Settings};
@@ -30,30 +31,10 @@ pub(super) struct Scene {
     pub(super) nodes: [Node; 2],
     pub(super) runtime: Runtime,
     pub(super) interrupt: Interrupt,
+    /// After the nodes: it ends what their daemons left.
+    _guard: Guard,
     /// Last: it is unlocked after everything else has ended.
     pub(super) folder: Folder,
-}
-
-/// One of the two nodes: a disk, and at most one process that uses it.
-#[derive(Debug)]
-pub(super) struct Node {
-    pub(super) name: &'static str,
-    pub(super) disk: PathBuf,
-    /// Folder of its sockets.
-    pub(super) run: PathBuf,
-    log: PathBuf,
-    server_log: PathBuf,
-    /// The mirror, if this node is the source.
-    pub(super) mirror: Option<Mirror>,
-    /// The server of its disk, if it is a target.
-    pub(super) server: Option<Process>,
-}
-
-/// A mirror that runs on a node.
-#[derive(Debug)]
-pub(super) struct Mirror {
-    pub(super) process: Process,
-    pub(super) uri: String,
 }
 
 impl Scene {
@@ -66,13 +47,16 @@ impl Scene {
         let runtime = runtime.context("threads can't be started")?;
         let interrupt = Interrupt::watch(&runtime).context("signals can't be watched")?;
         let folder = Folder::open(&settings.dir)?;
-        let nodes = [Node::new(&folder, "server1"), Node::new(&folder, "server2")];
+        let nodes = [Node::new(&folder, 0), Node::new(&folder, 1)];
+        let paths: Vec<_> = nodes.iter().flat_map(Node::paths).collect();
+        let guard = Guard::start(&tools.netraid, &paths)?;
         Ok(Scene {
             teller: Teller::new(settings.json),
             tools,
             nodes,
             runtime,
             interrupt,
+            _guard: guard,
             folder,
         })
     }
@@ -87,109 +71,59 @@ impl Scene {
         })
     }
 
-    /// Runs a program of ours to its end.
-    pub(super) fn netraid(&self, arguments: &[&str]) -> Result<String> {
+    /// Gives a command on a node, as an administrator there would, and tells it.
+    pub(super) fn command(&self, node: usize, words: &[&str]) -> Result<()> {
+        let name = self.nodes[node].name;
+        let line = words.join(" ");
+        self.teller.say(&format!("{name}# netraid {line}"));
         let mut command = Command::new(&self.tools.netraid);
-        command.args(arguments);
+        command
+            .args(words)
+            .arg("--run-dir")
+            .arg(&self.nodes[node].run);
         let log = self.folder.file("tools.log");
-        let (status, said) = process::run(&command, &log, SOON, &self.interrupt)?;
+        let (status, said) = process::run(&command, &log, LONG, &self.interrupt)?;
         match status.success() {
-            true => Ok(said),
+            true => Ok(()),
             false => bail!(
-                "netraid {} failed ({status}): {}",
-                arguments.join(" "),
+                "netraid {line} on {name} failed ({status}): {}",
                 said.trim()
             ),
         }
     }
 
-    /// Starts the server of a node's disk and waits until it can be used.
-    pub(super) fn serve(&mut self, node: usize) -> Result<()> {
-        let actor = &mut self.nodes[node];
-        let mut command = Command::new(&self.tools.nbd_server);
-        command
-            .arg("--unix")
-            .arg(actor.server_socket())
-            .arg("--print-ready");
-        let mut export = std::ffi::OsString::from(format!("{TAG}="));
-        export.push(&actor.disk);
-        command.arg("--export").arg(export);
-        let name = format!("nbd-server of {}", actor.name);
-        let mut server = Process::start(&name, &actor.server_log, &command)?;
-        server.wait_for_line("listening ", SOON, &self.interrupt)?;
-        actor.server = Some(server);
-        Ok(())
+    /// Starts the netraidd of a node.
+    pub(super) fn boot(&mut self, node: usize) -> Result<()> {
+        self.nodes[node].boot(&self.tools, &self.interrupt)
     }
 
-    /// Starts the mirror on a node; with `target` it connects to the other one whenever that is there.
-    pub(super) fn start_mirror(&mut self, node: usize, target: bool) -> Result<()> {
-        let other = &self.nodes[1 - node];
-        let target = target.then(|| format!("{}={}", other.name, other.server_uri()));
-        let actor = &mut self.nodes[node];
-        let mut command = Command::new(&self.tools.netraid);
-        command
-            .args(["run", "--tag", TAG, "--node", actor.name, "--disk"])
-            .arg(&actor.disk);
-        command
-            .arg("--unix")
-            .arg(actor.run.join("mirror.nbd"))
-            .arg("--run-dir")
-            .arg(&actor.run);
-        // Shorter than usual: nobody wants to wait for bits that are cleared lazily.
-        command.args(["--clean-interval", "1s"]);
-        if let Some(target) = &target {
-            command.args(["--target", target]);
-        }
-        let name = format!("mirror on {}", actor.name);
-        let mut process = Process::start(&name, &actor.log, &command)?;
-        let uri = process.wait_for_line("ready ", SOON, &self.interrupt)?;
-        actor.mirror = Some(Mirror { process, uri });
-        Ok(())
-    }
-
-    /// Kills the server of a node's disk: its machine has lost power.
-    pub(super) fn cut(&mut self, node: usize) -> Result<()> {
-        let server = self.nodes[node]
-            .server
-            .take()
-            .context("its disk is not served")?;
-        server.kill()
-    }
-
-    /// Kills the mirror of a node.
-    pub(super) fn crash(&mut self, node: usize) -> Result<()> {
-        let mirror = self.nodes[node]
-            .mirror
-            .take()
-            .context("it runs no mirror")?;
-        mirror.process.kill()
-    }
-
-    /// Stops whatever runs, sources first, cleanly.
+    /// Takes the mirror out of service where it is in service, and stops both nodes.
     pub(super) fn stop_all(&mut self) -> Result<()> {
-        let mirrors = self
-            .nodes
-            .iter_mut()
-            .filter_map(|node| node.mirror.take().map(|mirror| mirror.process));
-        let mirrors: Vec<Process> = mirrors.collect();
-        let servers = self.nodes.iter_mut().filter_map(|node| node.server.take());
-        mirrors
-            .into_iter()
-            .chain(servers)
-            .try_for_each(|process| process.stop(SOON))
+        for node in 0..self.nodes.len() {
+            if self.nodes[node].is_up() && self.status(node).is_ok() {
+                // Not to be cut short by Ctrl-C: this is how things end after it.
+                let interrupt = std::mem::take(&mut self.interrupt);
+                let stopped = self.command(node, &["stop", TAG]);
+                self.interrupt = interrupt;
+                stopped?;
+            }
+        }
+        self.nodes.iter_mut().try_for_each(Node::shut_down)
     }
 
     /// A new connection to the mirror that runs on a node.
     pub(super) fn connect(&self, node: usize) -> Result<Client> {
-        let uri = &self.nodes[node]
-            .mirror
-            .as_ref()
-            .context("it runs no mirror")?
-            .uri;
-        self.wait(disk::connect(uri))
+        let uri = self.uri(node)?;
+        self.wait(disk::connect(&uri))
     }
 
-    /// How the mirror on a node is.
+    /// Where an application finds the mirror that is in service on a node.
+    pub(super) fn uri(&self, node: usize) -> Result<String> {
+        let uris = self.status(node)?.uris;
+        uris.into_iter().next().context("the mirror has no URI")
+    }
+
+    /// How the mirror on a node is: what its array says, which knows what a resync moved.
     pub(super) fn status(&self, node: usize) -> Result<Status> {
         match control::ask(&self.nodes[node].run, TAG, &Request::Status)? {
             Response::Status(status) => Ok(*status),
@@ -288,52 +222,14 @@ impl Scene {
     }
 }
 
-/// An error if one of the processes that should be running has ended.
+/// An error if a daemon that should be running has ended.
 pub(super) fn must_all_run(nodes: &mut [Node]) -> Result<()> {
-    for node in nodes {
-        let mirror = node.mirror.as_mut().map(|mirror| &mut mirror.process);
-        mirror
-            .into_iter()
-            .chain(&mut node.server)
-            .try_for_each(Process::must_run)?;
-    }
-    Ok(())
-}
-
-impl Node {
-    fn new(folder: &Folder, name: &'static str) -> Node {
-        let file = |kind: &str| match (name, kind) {
-            ("server1", "img") => "server1.img",
-            ("server1", "log") => "server1.log",
-            ("server1", _) => "server1-disk.log",
-            (_, "img") => "server2.img",
-            (_, "log") => "server2.log",
-            (_, _) => "server2-disk.log",
-        };
-        Node {
-            name,
-            disk: folder.file(file("img")),
-            run: folder.run().join(name),
-            log: folder.file(file("log")),
-            server_log: folder.file(file("disk-log")),
-            mirror: None,
-            server: None,
-        }
-    }
-
-    fn server_socket(&self) -> PathBuf {
-        self.run.join("disk.nbd")
-    }
-
-    /// The URI of the node's disk, while it is served.
-    pub(super) fn server_uri(&self) -> String {
-        nbd_client::Target::unix(self.server_socket(), TAG).to_string()
-    }
+    nodes.iter_mut().try_for_each(Node::must_run)
 }
 
 /// Threads of the runtime: copies block in files now and then.
 const WORKERS: usize = 4;
 /// For what takes a moment.
-const SOON: Duration = Duration::from_secs(30);
+pub(super) const SOON: Duration = Duration::from_secs(30);
 /// For a resync of everything.
 const LONG: Duration = Duration::from_secs(600);

@@ -10,7 +10,7 @@ use anyhow::{Result, bail};
 use super::interrupt::Interrupt;
 use super::ledger::{Ledger, SLOT};
 use super::process;
-use super::scene::{Scene, must_all_run};
+use super::scene::{Scene, TAG, must_all_run};
 use super::tell::rounded;
 use super::writer::LANES;
 use super::{MIN_SIZE, Problem, Settings};
@@ -76,20 +76,16 @@ fn play(scene: &mut Scene, settings: &Settings, started: Instant) -> Result<()> 
 
 /// Stays up until Ctrl-C, with a line that says how it is.
 fn stay(scene: &mut Scene) -> Result<()> {
+    let uri = scene.uri(1)?;
     let node = &scene.nodes[1];
-    let uri = node
-        .mirror
-        .as_ref()
-        .map(|mirror| mirror.uri.clone())
-        .unwrap_or_default();
     let netraid = scene.tools.netraid.display();
+    let run = node.run.display();
     let lines = [
         "\nThe story is over; the mirror stays up on server2 until Ctrl-C.".to_owned(),
         format!("  use it:              {uri}"),
-        format!(
-            "  how it is:           {netraid} status --run-dir {}",
-            node.run.display()
-        ),
+        format!("  how it is:           {netraid} status --run-dir {run}"),
+        format!("  why it is so:        {netraid} explain {TAG} --run-dir {run}"),
+        format!("  what happened:       {netraid} events --run-dir {run}"),
         format!("  what it offers:      nbdinfo '{uri}'"),
         format!(
             "  what md says of it:  mdadm --examine {}",

@@ -9,8 +9,8 @@ use anyhow::{Context, Result, bail};
 pub struct Tools {
     /// This program.
     pub netraid: PathBuf,
-    /// Serves a node's disk.
-    pub nbd_server: PathBuf,
+    /// Looks after a node's mirrors.
+    pub netraidd: PathBuf,
     /// Makes file systems.
     pub mkfs: PathBuf,
     /// Checks them.
@@ -29,16 +29,18 @@ impl Tools {
     pub fn find() -> Result<Tools> {
         let netraid = std::env::current_exe().context("can't tell which program this is")?;
         let folder = netraid.parent().unwrap_or(Path::new(".")).to_owned();
-        let nbd_server = folder.join("nbd-server");
-        if !nbd_server.is_file() {
-            bail!(
-                "nbd-server is missing beside this program, in {}; `cargo build --workspace --bins` makes both",
-                folder.display()
-            );
+        // netraidd starts nbd-server, from the same folder.
+        for program in ["netraidd", "nbd-server"] {
+            if !folder.join(program).is_file() {
+                bail!(
+                    "{program} is missing beside this program, in {}; `cargo build --workspace --bins` makes all",
+                    folder.display()
+                );
+            }
         }
         Ok(Tools {
             netraid,
-            nbd_server,
+            netraidd: folder.join("netraidd"),
             mkfs: needed("mkfs.ext4")?,
             e2fsck: needed("e2fsck")?,
             debugfs: needed("debugfs")?,

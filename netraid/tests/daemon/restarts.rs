@@ -47,6 +47,24 @@ fn undisturbed(application: &Application) {
 }
 
 #[test]
+fn an_array_that_dies_while_netraidd_ends_leaves_no_suspicion() {
+    let (cluster, mut application) = under_load();
+    let server1 = &cluster.nodes[0];
+    for _ in 0..5 {
+        assert!(server1.kill_process(Process::Array));
+        // It may be bringing the array back: no peer answers it any more.
+        server1.end_daemon();
+        assert!(!server1.flag("data_corrupt").exists(), "{}", server1.log());
+        server1.start_daemon();
+        cluster.met();
+        server1.done(&Order::Restore);
+        server1.sees(&["Source", "Target"]);
+        application.goes_on(10);
+    }
+    all_well(&cluster, &mut application);
+}
+
+#[test]
 fn netraidd_of_the_source_is_killed_and_begins_anew() {
     let (cluster, mut application) = under_load();
     let server1 = &cluster.nodes[0];

@@ -184,6 +184,12 @@ impl Driver {
         let until = Instant::now() + CLAIM;
         loop {
             let claimed = self.ask_peers_who_claims()?;
+            if self.shared.is_ending() {
+                // That nobody answered would be taken for a peer that has newer data, and remembered.
+                let why = "netraidd is just stopping".to_owned();
+                self.answer(Answer::not(Outcome::Refused, why, None));
+                return Ok(false);
+            }
             let own = self.settings.own;
             let Some(other) = claimed.iter().next() else {
                 return Ok(true);

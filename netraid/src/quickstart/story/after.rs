@@ -6,7 +6,7 @@ use super::before::{PACE, WRITER, check_area};
 use super::{Plot, moved, writes_for};
 use crate::cli::show::size;
 use crate::quickstart::ledger::SLOT;
-use crate::quickstart::scene::Scene;
+use crate::quickstart::scene::{Scene, TAG};
 use crate::quickstart::writer::{Plan, Writer};
 use crate::quickstart::{disk, files};
 use crate::status::word;
@@ -38,7 +38,7 @@ pub(super) fn crash(scene: &mut Scene, plot: &Plot) -> Result<()> {
         }
         Ok((ledger.counts().acknowledged >= before.acknowledged + writes / 2).then_some(()))
     })?;
-    scene.crash(0)?;
+    scene.nodes[0].lose_power()?;
     let ended = scene.wait(async { Ok(tokio::time::timeout(WRITER, writer.finish()).await) })?;
     if ended.context("the writer is stuck")?.is_ok() {
         bail!("the writer noticed nothing: it had ended before");
@@ -80,11 +80,7 @@ pub(super) fn fail_over(scene: &mut Scene, plot: &Plot) -> Result<u64> {
         "failover",
         "Bring the mirror up on server2, and check all data",
     );
-    if let Some(server) = scene.nodes[1].server.take() {
-        server.stop(WRITER)?;
-    }
-    scene.start_mirror(1, true)?;
-    plot.ledger.note("source server2");
+    scene.command(1, &["start", TAG])?;
     let client = scene.connect(1)?;
     check_area(scene, &client, &plot.ledger)?;
     let counts = plot.ledger.counts();
@@ -172,7 +168,7 @@ pub(super) fn rejoin(scene: &mut Scene, plot: &Plot, written: u64) -> Result<()>
         "Bring server1 back as target: partial resync in the other direction",
     );
     let after = scene.status(1)?.last_resync.map_or(0, |end| end.number);
-    scene.serve(0)?;
+    scene.boot(0)?;
     let end = scene.wait_in_sync(1, after)?;
     moved(scene, plot, &end, written)?;
     scene.check_legs_equal()?;

@@ -12,6 +12,7 @@ use crate::cli::show::size;
 use crate::md::Layout;
 use crate::quickstart::files::{self, Gathered, Gatherer};
 use crate::quickstart::ledger::{Ledger, SLOT};
+use crate::quickstart::node::{self, NAMES};
 use crate::quickstart::scene::{Scene, TAG};
 use crate::quickstart::writer::{Plan, Writer};
 use crate::quickstart::{Settings, disk};
@@ -170,19 +171,14 @@ pub(super) fn create(scene: &mut Scene, data: Data, disk_size: u64) -> Result<Pl
         "Create the mirror on server1, alone for now, and copy the file system to it",
     );
     for node in &scene.nodes {
-        std::fs::create_dir(&node.run).with_context(|| node.run.display().to_string())?;
         let made = File::create(&node.disk).and_then(|file| file.set_len(disk_size));
         made.with_context(|| node.disk.display().to_string())?;
     }
-    let disk_path = scene.nodes[0].disk.to_string_lossy().into_owned();
-    let chunk = Layout::default_chunk(disk_size).to_string();
-    let nodes = "server1,server2";
-    let words = [
-        "embedded", "create", "--tag", TAG, "--disk", &disk_path, "--nodes", nodes, "--node",
-        "server1", "--chunk", &chunk,
-    ];
-    scene.netraid(&words)?;
-    scene.start_mirror(0, false)?;
+    let chunk = Layout::default_chunk(disk_size);
+    node::configure(&scene.nodes, chunk, &scene.folder.file("server2.bundle"))?;
+    scene.boot(0)?;
+    scene.boot(1)?;
+    scene.command(0, &["create", TAG])?;
     let client = scene.connect(0)?;
     let mirror = client.export().size;
     if mirror <= data.size {
@@ -212,7 +208,6 @@ pub(super) fn create(scene: &mut Scene, data: Data, disk_size: u64) -> Result<Pl
     scene.teller.end();
     let ledger = Ledger::new(data.size.next_multiple_of(MIB)..mirror, SEED)?;
     ledger.record_to(&scene.folder.file("writes.log"))?;
-    ledger.note("source server1");
     Ok(Plot {
         mirror,
         data,
@@ -225,23 +220,7 @@ pub(super) fn extend(scene: &mut Scene, plot: &Plot) -> Result<()> {
     scene
         .teller
         .begin("extend", "Extend the mirror to server2: full resync");
-    scene.serve(1)?;
-    let (uri, run) = (
-        scene.nodes[1].server_uri(),
-        scene.nodes[0].run.to_string_lossy().into_owned(),
-    );
-    scene.netraid(&[
-        "embedded",
-        "extend",
-        "--tag",
-        TAG,
-        "--node",
-        "server2",
-        "--uri",
-        &uri,
-        "--run-dir",
-        &run,
-    ])?;
+    scene.command(0, &["extend", TAG, NAMES[1]])?;
     let end = scene.wait_in_sync(0, 0)?;
     scene.teller.say(&format!(
         "{} sent of {}, in {:.1} s: what is zero was not sent",
@@ -296,7 +275,7 @@ pub(super) fn cut(scene: &mut Scene, plot: &Plot) -> Result<u64> {
     })?;
     let before = ledger.counts().acknowledged;
     ledger.watch();
-    scene.cut(1)?;
+    scene.nodes[1].lose_power()?;
     let finished = async {
         tokio::time::timeout(WRITER, writer.finish())
             .await
@@ -349,7 +328,7 @@ pub(super) fn bring_back(scene: &mut Scene, plot: &Plot, written: u64) -> Result
         .teller
         .begin("return", "Bring server2 back: partial resync");
     let after = scene.status(0)?.last_resync.map_or(0, |end| end.number);
-    scene.serve(1)?;
+    scene.boot(1)?;
     let end = scene.wait_in_sync(0, after)?;
     moved(scene, plot, &end, written)?;
     scene.check_legs_equal()?;
