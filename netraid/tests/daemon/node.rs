@@ -301,6 +301,13 @@ impl Node {
 
     // --- the disk -----------------------------------------------------------------------------------------------
 
+    /// Whether this node's disk says that every leg has all that was written.
+    pub fn is_clean(&self) -> bool {
+        let disk = Disk::open(&self.disk(), Access::Read).unwrap();
+        // It may just be written.
+        Leg::read(&disk).is_ok_and(|leg| leg.superblock.is_clean())
+    }
+
     /// The mirror's data on this node's disk.
     pub fn data(&self) -> Vec<u8> {
         let disk = Disk::open(&self.disk(), Access::Read).unwrap();
