@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::process::{DEADLINE, run, wait_until};
+use crate::process::run;
 use crate::scratch::Scratch;
 use cable::Cables;
 
@@ -251,15 +251,6 @@ impl Pair {
     /// How many mirrors there are.
     pub fn count(&self) -> u8 {
         self.count
-    }
-
-    /// Waits until `server2` knows that it is no target of a mirror any more.
-    pub fn until_no_member(&self, tag: &str) {
-        wait_until("server2 knows that it left", DEADLINE, || {
-            let document = self.nodes[1].get(&format!("/v1/mirrors/{tag}"));
-            let mirror: Value = serde_json::from_slice(&document).expect("JSON");
-            (mirror["nodes"][1]["member"] == false).then_some(())
-        });
     }
 }
 

@@ -562,7 +562,7 @@ const LOOK: Duration = Duration::from_secs(1);
 const SELDOM_LOOKS: u32 = 5;
 /// First pause before a leg that failed is tried again; doubled each time.
 const RETRY: Duration = Duration::from_secs(2);
-/// The longest.
-const SELDOM: Duration = Duration::from_secs(30);
+/// The longest; made uneven it is still less than the 30 s within which all is to be well again after a cut.
+const SELDOM: Duration = Duration::from_secs(20);
 /// Pause before a mirror whose files or disk could not be used is tried again.
 const AGAIN: Duration = Duration::from_secs(5);
