@@ -25,6 +25,9 @@ use super::node::{NodeId, NodeSet};
 use super::record::{Memory, Record};
 pub use targets::Standing;
 
+/// The rule by which everything is copied although something was known of what differs.
+pub const ORDERED: &str = "ordered, or the previous source was not waited for";
+
 /// How a mirror is to behave; from its configuration and `/etc/default/LifeKeeper`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {

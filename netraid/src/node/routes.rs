@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, Query, State};
@@ -11,10 +11,10 @@ use axum::response::{IntoResponse, Response};
 use axum::{Json, Router, routing};
 use serde::Deserialize;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::driver::Input;
-use super::shared::Shared;
+use super::shared::{Shared, Shown};
 use crate::api::document::{Answer, Order, Outcome};
 
 /// What everybody may read.
@@ -33,14 +33,26 @@ pub fn all(shared: Arc<Shared>) -> Router {
 }
 
 async fn mirrors(State(shared): State<Arc<Shared>>) -> Response {
+    let until = Instant::now() + BEGIN;
+    while !shared.all_begun() && Instant::now() < until {
+        sleep(LOOK).await;
+    }
     Json(shared.mirrors()).into_response()
 }
 
 async fn mirror(State(shared): State<Arc<Shared>>, Path(tag): Path<String>) -> Response {
-    match shared.mirror(&tag) {
-        Some(mirror) => Json(mirror).into_response(),
-        None => unknown(&shared, &tag),
-    }
+    let until = Instant::now() + BEGIN;
+    let why = loop {
+        match shared.mirror(&tag) {
+            Shown::Mirror(mirror) => return Json(*mirror).into_response(),
+            Shown::Unknown => return unknown(&shared, &tag),
+            Shown::Broken(why) => break why,
+            Shown::NotYet if Instant::now() < until => sleep(LOOK).await,
+            Shown::NotYet => break format!("netraidd has just begun with {tag}; ask again"),
+        }
+    };
+    let answer = Answer::not(Outcome::Failed, why, None);
+    (StatusCode::SERVICE_UNAVAILABLE, Json(answer)).into_response()
 }
 
 fn unknown(shared: &Shared, tag: &str) -> Response {
@@ -165,5 +177,9 @@ fn say(answer: Answer) -> Response {
     (status, Json(answer)).into_response()
 }
 
+/// How long who asks waits for a mirror whose thread has just begun.
+const BEGIN: Duration = Duration::from_secs(5);
+/// From one look at it to the next.
+const LOOK: Duration = Duration::from_millis(10);
 /// Longest wait for an order to be carried out: a start or a stop may take a minute.
 const PATIENCE: Duration = Duration::from_secs(120);

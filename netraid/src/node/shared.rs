@@ -92,6 +92,21 @@ struct Entry {
     /// The sequence number under which the envelope was taken back.
     gone: u64,
     mirror: Option<document::Mirror>,
+    /// Why its thread could not even begin.
+    broken: Option<String>,
+}
+
+/// What can be shown of a mirror.
+#[derive(Debug)]
+pub enum Shown {
+    /// How it is.
+    Mirror(Box<document::Mirror>),
+    /// Its thread has just begun.
+    NotYet,
+    /// Its thread can't begin, for this reason, and tries again.
+    Broken(String),
+    /// There is none of that name.
+    Unknown,
 }
 
 /// See above.
@@ -244,7 +259,9 @@ impl Shared {
     /// A mirror's thread shows people how it is.
     pub fn show(&self, mirror: document::Mirror) {
         let tag = mirror.tag.clone();
-        self.table().mirrors.entry(tag).or_default().mirror = Some(mirror);
+        let mut table = self.table();
+        let entry = table.mirrors.entry(tag).or_default();
+        (entry.mirror, entry.broken) = (Some(mirror), None);
     }
 
     /// A mirror's thread can't go on for now: peers get no answer, people get the reason.
@@ -256,16 +273,32 @@ impl Shared {
         let entry = table.mirrors.entry(tag.to_owned()).or_default();
         entry.envelope = None;
         entry.gone = sequence;
-        if let Some(mirror) = &mut entry.mirror {
-            mirror.problems = vec![why.to_owned()];
+        match &mut entry.mirror {
+            Some(mirror) => mirror.problems = vec![why.to_owned()],
+            None => entry.broken = Some(why.to_owned()),
         }
         drop(table);
         self.published.send_replace(sequence);
     }
 
     /// One mirror, for people.
-    pub fn mirror(&self, tag: &str) -> Option<document::Mirror> {
-        self.table().mirrors.get(tag)?.mirror.clone()
+    pub fn mirror(&self, tag: &str) -> Shown {
+        let table = self.table();
+        match table.mirrors.get(tag) {
+            None => Shown::Unknown,
+            Some(entry) => match (&entry.mirror, &entry.broken) {
+                (Some(mirror), _) => Shown::Mirror(Box::new(mirror.clone())),
+                (None, Some(why)) => Shown::Broken(why.clone()),
+                (None, None) => Shown::NotYet,
+            },
+        }
+    }
+
+    /// Whether all mirrors can be shown that ever will be, as far as is known.
+    pub fn all_begun(&self) -> bool {
+        let table = self.table();
+        let mut entries = table.mirrors.values();
+        entries.all(|entry| entry.mirror.is_some() || entry.broken.is_some())
     }
 
     /// All of them.

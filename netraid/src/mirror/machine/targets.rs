@@ -4,7 +4,7 @@ use super::super::action::{Action, DropReason, Note};
 use super::super::decision::{Decision, Outcome};
 use super::super::generation::{Extent, Generation};
 use super::super::node::{NodeId, NodeSet};
-use super::{Leg, Machine, Service, Wait, out_of_turn};
+use super::{Leg, Machine, ORDERED, Service, Wait, out_of_turn};
 
 /// What a peer is to this node while this node is in service, and what it waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -184,9 +184,7 @@ impl Machine {
             .peer(node)
             .is_some_and(|peer| peer.generations.current == Generation::NONE);
         match () {
-            () if self.memory.full.contains(node) => {
-                "ordered, or the previous source was not waited for"
-            }
+            () if self.memory.full.contains(node) => ORDERED,
             () if !self.settings.bitmap => "no bitmap",
             () if blank && self.settings.no_full_sync => "newly added, full resync suppressed",
             () => decision.rule,

@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use super::{Broken, Driver, RETRY};
 use crate::api::document::{Answer, Decided, Outcome};
-use crate::array::ArrayError;
+use crate::array::{Added, ArrayError};
 use crate::mirror::action::{Action, DropReason, Flag, Note};
 use crate::mirror::event::{Boot, Event};
-use crate::mirror::machine::Leg;
+use crate::mirror::machine::{Leg, ORDERED};
 use crate::mirror::node::NodeId;
 use crate::mirror::refusal::Refusal;
 
@@ -39,10 +39,7 @@ impl Driver {
                 discard,
             } => self.add(node, extent, rule, discard),
             Action::CopyAll(node) => match self.local.copy_all(node) {
-                Ok(_) => self.tell(
-                    "resync",
-                    format!("everything is copied to {}", self.names.node(node)),
-                ),
+                Ok(added) => self.resync_begins(node, ORDERED, &added),
                 Err(error) => self.leg_failed(node, &error),
             },
             Action::Drop(node, why) => self.drop_leg(node, why)?,
@@ -167,22 +164,28 @@ impl Driver {
             Ok(added) => {
                 self.overwrite = self.overwrite.without(node);
                 self.failures[node.slot()] = None;
-                let what = match added.full {
-                    true => "everything".to_owned(),
-                    false => format!("{} bytes that were marked", added.dirty_bytes),
-                };
-                self.tell("resync", format!("{what} is copied to {name}: {rule}"));
-                self.decided[node.slot()] = Some(Decided {
-                    rule: rule.to_owned(),
-                    full: added.full,
-                    merged_bytes: added.merged_bytes,
-                    dirty_bytes: added.dirty_bytes,
-                });
+                self.resync_begins(node, rule, &added);
                 self.follow.push_back(Event::Added(node));
                 self.bell.ring();
             }
             Err(error) => self.leg_failed(node, &error),
         }
+    }
+
+    /// Tells of a resync, and keeps how it was decided.
+    fn resync_begins(&mut self, node: NodeId, rule: &'static str, added: &Added) {
+        let what = match added.full {
+            true => "everything".to_owned(),
+            false => format!("{} bytes that were marked", added.dirty_bytes),
+        };
+        let name = self.names.node(node);
+        self.tell("resync", format!("{what} is copied to {name}: {rule}"));
+        self.decided[node.slot()] = Some(Decided {
+            rule: rule.to_owned(),
+            full: added.full,
+            merged_bytes: added.merged_bytes,
+            dirty_bytes: added.dirty_bytes,
+        });
     }
 
     pub(super) fn leg_failed(&mut self, node: NodeId, why: &dyn std::fmt::Display) {
