@@ -80,15 +80,22 @@ impl System {
             status,
             stdout,
             stderr,
-        } = Command::new(PROGRAM)
-            .args(line.split(' '))
-            .env("LKROOT", self.folder.path().join("lk"))
-            .env("NETRAID_RUN_DIR", self.folder.path())
+        } = self
+            .command_line(line)
             .envs(variables.iter().copied())
             .output()
             .unwrap();
         assert!(stdout.is_empty());
         (status.code(), String::from_utf8(stderr).unwrap())
+    }
+
+    fn command_line(&self, line: &str) -> Command {
+        let mut command = Command::new(PROGRAM);
+        command
+            .args(line.split(' '))
+            .env("LKROOT", self.folder.path().join("lk"))
+            .env("NETRAID_RUN_DIR", self.folder.path());
+        command
     }
 }
 
@@ -253,13 +260,27 @@ fn a_daemon_that_does_not_run_is_a_failure_when_the_time_is_over() {
 #[test]
 fn a_daemon_that_is_being_restarted_is_waited_for() {
     let system = System::new();
-    let folder = system.folder.path().to_owned();
-    let later = thread::spawn(move || {
-        thread::sleep(Duration::from_millis(500));
-        serve(&folder, knowing(data(), Answer::done()))
-    });
-    assert_eq!(system.run("restore -t data -i 1").0, Some(0));
-    later.join().unwrap();
+    let mut script = system.command_line("restore -t data -i 1").spawn().unwrap();
+    // It sleeps because it has met nobody; there is nothing else that it could sleep for.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !sleeps(script.id()) {
+        assert!(script.try_wait().unwrap().is_none(), "it did not wait");
+        assert!(Instant::now() < deadline, "it does not wait");
+        thread::yield_now();
+    }
+    serve(system.folder.path(), knowing(data(), Answer::done()));
+    assert!(script.wait().unwrap().success());
+}
+
+/// Whether a process waits for something that is no disk.
+fn sleeps(process: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
+    // The state follows the name, which is in brackets.
+    stat.rsplit(')')
+        .next()
+        .unwrap()
+        .trim_start()
+        .starts_with('S')
 }
 
 #[test]
