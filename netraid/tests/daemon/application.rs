@@ -1,7 +1,7 @@
 //! An application: it writes blocks through the source's socket, flushes, and remembers what it was promised.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -62,8 +62,11 @@ impl Application {
         self.socket = socket;
     }
 
-    fn open(socket: &PathBuf) -> Result<Link, String> {
-        let target = Target::unix(socket, "data");
+    /// A connection to what is in service there.
+    pub fn open(socket: &Path) -> Result<Link, String> {
+        // The export has the name of the mirror, and so has the socket.
+        let tag = socket.file_stem().unwrap().to_str().unwrap();
+        let target = Target::unix(socket, tag);
         let connection = Connection::open(&target, nbd_client::Options::default());
         connection
             .map(|connection| Link::Remote(Arc::new(connection)))

@@ -45,13 +45,17 @@ pub struct Options {
     pub defaults: String,
     /// KiB a second that a resync may take: slow enough to be looked at.
     pub speed: Option<u32>,
+    /// Nodes, counted from 0, that have a second mirror, called `more`; the others have no other than `data`.
+    pub more: Vec<usize>,
+    /// Nodes that have `data`; all, if none is named.
+    pub data: Vec<usize>,
 }
 
 pub struct Cluster {
     // Before the folder: their processes end first.
     pub nodes: Vec<Node>,
-    /// By both ends: for the peers, and for the data.
-    cables: BTreeMap<(usize, usize), [Proxy; 2]>,
+    /// By both ends: for the peers, and for the data of each mirror.
+    cables: BTreeMap<(usize, usize), [Proxy; 3]>,
     _folder: TempDir,
 }
 
@@ -102,8 +106,8 @@ impl Cluster {
         let mut cables = BTreeMap::new();
         for from in 0..count {
             for to in (0..count).filter(|to| *to != from) {
-                let proxies =
-                    [PEERS, LEGS].map(|port| Proxy::new(SocketAddr::from((hosts[to], port))));
+                let proxies = [PEERS, LEGS, LEGS + 1]
+                    .map(|port| Proxy::new(SocketAddr::from((hosts[to], port))));
                 cables.insert((from, to), proxies);
             }
         }
@@ -117,40 +121,55 @@ impl Cluster {
         }
         certificates(folder.path(), &names);
         for (from, node) in nodes.iter().enumerate() {
-            blank(&node.disk(), DISK);
             let etc = node.folder.join("etc");
             let text = format!(
-                "node = {:?}\nlisten = [\"{}:{PEERS}\"]\nrun_dir = {:?}\nstate_dir = {:?}\n",
+                "node = {:?}\nlisten = [\"{}:{PEERS}\"]\nrun_dir = {:?}\nlkroot = {:?}\n",
                 node.name,
                 hosts[from],
                 node.run_dir(),
-                node.folder.join("state"),
+                node.lkroot(),
             );
             fs::write(etc.join("netraid.toml"), text).unwrap();
-            let mut text = format!(
-                "tag = \"{TAG}\"\nnumber = 0\nbackend = \"embedded\"\ndevice = {:?}\nchunk = 64\n",
-                node.run_dir().join(format!("{TAG}.nbd")),
-            );
-            for (to, other) in nodes.iter().enumerate() {
-                let (address, port) = match cables.get(&(from, to)) {
-                    Some([peers, legs]) => (peers.address, legs.address.port()),
-                    None => (SocketAddr::from((hosts[from], PEERS)), LEGS),
-                };
-                let (name, disk) = (&other.name, other.disk());
-                writeln!(
-                    text,
-                    "[[nodes]]\nname = {name:?}\naddress = \"{address}\"\ndisk = {disk:?}\nport = {port}"
-                )
-                .unwrap();
-            }
-            fs::write(etc.join(format!("{TAG}.toml")), text).unwrap();
             fs::write(etc.join("defaults"), &defaults).unwrap();
         }
-        Cluster {
+        let cluster = Cluster {
             nodes,
             cables,
             _folder: folder,
+        };
+        let data = match options.data.is_empty() {
+            true => (0..count).collect(),
+            false => options.data,
+        };
+        for (number, (tag, members)) in [(TAG, data), ("more", options.more)].iter().enumerate() {
+            for node in members {
+                cluster.configure(tag, number, *node, members, hosts[*node]);
+            }
         }
+        cluster
+    }
+
+    /// A node's disk for a mirror, and its file of it.
+    fn configure(&self, tag: &str, number: usize, own: usize, members: &[usize], host: Ipv4Addr) {
+        let node = &self.nodes[own];
+        blank(&node.disk_of(tag), DISK);
+        let mut text = format!(
+            "tag = \"{tag}\"\nnumber = {number}\nbackend = \"embedded\"\ndevice = {:?}\nchunk = 64\n",
+            node.device(tag),
+        );
+        for to in members {
+            let (address, port) = match self.cables.get(&(own, *to)) {
+                Some(cable) => (cable[0].address, cable[1 + number].address.port()),
+                None => (SocketAddr::from((host, PEERS)), LEGS + number as u16),
+            };
+            let (name, disk) = (&self.nodes[*to].name, self.nodes[*to].disk_of(tag));
+            writeln!(
+                text,
+                "[[nodes]]\nname = {name:?}\naddress = \"{address}\"\ndisk = {disk:?}\nport = {port}"
+            )
+            .unwrap();
+        }
+        fs::write(node.folder.join(format!("etc/{tag}.toml")), text).unwrap();
     }
 
     /// All nodes' names and their mirror: `server1` is source, the others are targets in sync.
@@ -190,7 +209,7 @@ impl Cluster {
 
     /// An application that writes on a node's mirror until it is told to stop.
     pub fn application(&self, node: usize) -> Application {
-        Application::new(self.nodes[node].run_dir().join(format!("{TAG}.nbd")))
+        Application::new(self.nodes[node].device(TAG))
     }
 
     /// P3: the legs of these nodes are equal, once nothing is on its way any more.

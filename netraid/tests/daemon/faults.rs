@@ -136,7 +136,7 @@ fn a_damaged_record_is_refused_by_name_and_nothing_is_touched() {
     let [server1, server2] = [&cluster.nodes[0], &cluster.nodes[1]];
     cluster.application(0).write(0..MIB);
     server1.power_off();
-    let state = server1.folder.join("state");
+    let state = server1.state_dir();
     let records: Vec<_> = fs::read_dir(&state)
         .unwrap()
         .map(|entry| entry.unwrap().path())
@@ -174,7 +174,7 @@ fn one_damaged_copy_of_the_record_is_made_good_by_the_other() {
     let cluster = Cluster::new(2).mirrored();
     let [server1, server2] = [&cluster.nodes[0], &cluster.nodes[1]];
     server2.power_off();
-    let mut records: Vec<_> = fs::read_dir(server2.folder.join("state"))
+    let mut records: Vec<_> = fs::read_dir(server2.state_dir())
         .unwrap()
         .map(|entry| entry.unwrap().path())
         .filter(|path| path.to_str().unwrap().contains("record"))

@@ -14,11 +14,17 @@ mod cable;
 mod cluster;
 mod node;
 
+#[path = "../../../tests/scenarios/seed.rs"]
+mod seed;
+mod site;
+
 mod cables;
 mod faults;
+mod lifekeeper;
 mod operator;
 mod restarts;
 mod resyncs;
+mod scenarios;
 mod split_brain;
 mod strangers;
 mod three_nodes;

@@ -37,26 +37,50 @@ pub enum Process {
 
 impl Node {
     pub fn new(name: &str, folder: PathBuf) -> Node {
-        for part in ["etc", "run", "state"] {
-            fs::create_dir_all(folder.join(part)).unwrap();
-        }
-        Node {
+        let node = Node {
             name: name.to_owned(),
             folder,
             daemon: Mutex::new(None),
+        };
+        for part in [node.folder.join("etc"), node.run_dir(), node.state_dir()] {
+            fs::create_dir_all(part).unwrap();
         }
+        node
     }
 
     pub fn disk(&self) -> PathBuf {
-        self.folder.join("disk")
+        self.disk_of(TAG)
+    }
+
+    /// The disk of another mirror than the usual one.
+    pub fn disk_of(&self, tag: &str) -> PathBuf {
+        match tag {
+            TAG => self.folder.join("disk"),
+            tag => self.folder.join(format!("disk.{tag}")),
+        }
+    }
+
+    /// Where the application finds a mirror that is in service here.
+    pub fn device(&self, tag: &str) -> PathBuf {
+        self.run_dir().join(format!("{tag}.nbd"))
     }
 
     pub fn run_dir(&self) -> PathBuf {
         self.folder.join("run")
     }
 
+    /// `$LKROOT`.
+    pub fn lkroot(&self) -> PathBuf {
+        self.folder.join("lk")
+    }
+
+    /// Where flag files and records are.
+    pub fn state_dir(&self) -> PathBuf {
+        self.lkroot().join(flags::SUBFOLDER)
+    }
+
     pub fn flag(&self, flag: &str) -> PathBuf {
-        self.folder.join(format!("state/{TAG}_{flag}"))
+        self.state_dir().join(format!("{TAG}_{flag}"))
     }
 
     // --- processes ----------------------------------------------------------------------------------------------
@@ -310,10 +334,15 @@ impl Node {
 
     /// The mirror's data on this node's disk.
     pub fn data(&self) -> Vec<u8> {
-        let disk = Disk::open(&self.disk(), Access::Read).unwrap();
+        self.data_of(TAG)
+    }
+
+    pub fn data_of(&self, tag: &str) -> Vec<u8> {
+        let path = self.disk_of(tag);
+        let disk = Disk::open(&path, Access::Read).unwrap();
         let leg = Leg::read(&disk).unwrap();
         let from = leg.superblock.data_offset as usize * 512;
-        fs::read(self.disk()).unwrap()[from..from + leg.size() as usize].to_vec()
+        fs::read(path).unwrap()[from..from + leg.size() as usize].to_vec()
     }
 }
 

@@ -109,7 +109,7 @@ fn a_disk_whose_record_is_lost_can_be_made_a_new_mirror_by_force() {
     for _ in 0..2 {
         // The second time the daemon has noted what it found.
         server1.end_daemon();
-        let state = server1.folder.join("state");
+        let state = server1.state_dir();
         for file in fs::read_dir(&state).unwrap().flatten() {
             fs::remove_file(file.path()).unwrap();
         }

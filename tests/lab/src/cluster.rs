@@ -26,6 +26,14 @@ impl<'a> Cluster<'a> {
     /// # Errors
     /// A command failed.
     pub fn start(lab: &'a Lab, backend: &str) -> Result<Cluster<'a>> {
+        Cluster::with(lab, backend, "")
+    }
+
+    /// The same, with these lines in `/etc/default/LifeKeeper`.
+    ///
+    /// # Errors
+    /// A command failed.
+    pub fn with(lab: &'a Lab, backend: &str, defaults: &str) -> Result<Cluster<'a>> {
         let cluster = Cluster {
             lab,
             daemons: RefCell::default(),
@@ -50,7 +58,8 @@ impl<'a> Cluster<'a> {
                 node.name()
             );
             node.must(&format!(
-                "mkdir -p /etc/netraid && cd /etc/netraid && printf '{daemon}' >netraid.toml && printf '{mirror}' >data.toml"
+                "mkdir -p /etc/default && printf '{defaults}' >/etc/default/LifeKeeper && \
+                 mkdir -p /etc/netraid && cd /etc/netraid && printf '{daemon}' >netraid.toml && printf '{mirror}' >data.toml"
             ))?;
             if node.number() == 1 {
                 node.must("netraid cert init --node node1")?;

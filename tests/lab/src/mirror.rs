@@ -341,6 +341,16 @@ impl<'a> Mirror<'a> {
         Ok(())
     }
 
+    /// What a node's leg holds; the mirror is out of service.
+    ///
+    /// # Errors
+    /// There is no leg on the disk, or it can't be read.
+    pub fn data(&self, node: usize) -> Result<Vec<u8>> {
+        let disk = self.disk(node);
+        let (offset, length) = data_of(disk)?;
+        disk.read(offset, usize::try_from(length)?)
+    }
+
     /// [`Mirror::stop`], then [`Mirror::check_equal`].
     ///
     /// # Errors
