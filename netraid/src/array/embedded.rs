@@ -112,6 +112,16 @@ impl Backend for Embedded {
     }
 }
 
+/// What was answered; an order that was not done is an error.
+fn told(answer: Result<Told, ControlError>) -> Result<Told, ArrayError> {
+    match answer {
+        Ok(Told::Refused { why, hint }) => Err(ArrayError::Refused { why, hint }),
+        Ok(Told::Failed { why }) => Err(ArrayError::Failed(why)),
+        Ok(told) => Ok(told),
+        Err(error) => Err(ArrayError::failed(error)),
+    }
+}
+
 fn hung_up(error: &io::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
     matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof)
@@ -214,12 +224,12 @@ struct EmbeddedArray {
 impl EmbeddedArray {
     /// Gives an order; what it refuses is told with its reason.
     fn order(&self, order: &Order, patience: Duration) -> Result<Told, ArrayError> {
-        match control::order(&self.backend.run_dir, &self.tag, order, patience) {
-            Ok(Told::Refused { why, hint }) => Err(ArrayError::Refused { why, hint }),
-            Ok(Told::Failed { why }) => Err(ArrayError::Failed(why)),
-            Ok(told) => Ok(told),
-            Err(error) => Err(ArrayError::failed(error)),
-        }
+        told(control::order(
+            &self.backend.run_dir,
+            &self.tag,
+            order,
+            patience,
+        ))
     }
 
     fn add_or_fill(&self, order: &Order) -> Result<Added, ArrayError> {
@@ -276,10 +286,25 @@ impl Array for EmbeddedArray {
 
     fn stop(&self) -> Result<(), ArrayError> {
         let path = control::socket_path(&self.backend.run_dir, &self.tag);
-        self.order(&Order::Stop, ANSWER)?;
+        let ended = match control::order(&self.backend.run_dir, &self.tag, &Order::Stop, ANSWER) {
+            // It may have ended before its answer was sent. Whether it has stopped cleanly, the socket says.
+            Err(ControlError::NoAnswer { error, .. }) if hung_up(&error) => Some(Instant::now()),
+            answer => {
+                told(answer)?;
+                None
+            }
+        };
         let deadline = Instant::now() + self.backend.patience;
         // The socket is removed last.
         while path.exists() {
+            if ended.is_some_and(|at| at.elapsed() >= ENDING)
+                && self.backend.find(&self.tag)?.is_none()
+            {
+                return Err(ArrayError::Failed(format!(
+                    "mirror {} ended without having stopped cleanly",
+                    self.tag
+                )));
+            }
             if Instant::now() >= deadline {
                 return Err(ArrayError::Late(format!(
                     "mirror {} did not stop within {} s",
