@@ -157,10 +157,14 @@ fn set_up(
         read_only,
         description,
         secret,
+        lost_writes_note,
     } in &config.exports
     {
         let device = FileDevice::open(path, *read_only)
             .map_err(|error| usage(format!("export {name:?}: {error}")))?;
+        if let Some(note) = lost_writes_note {
+            device.note_lost_writes(note.clone());
+        }
         let export = Export::new(name, Arc::new(device))
             .with_description(description)
             .with_secret_name(*secret);

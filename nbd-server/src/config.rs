@@ -47,6 +47,8 @@ pub struct ExportConfig {
     /// The name is a secret that lets clients in: it is shown in no list, and the empty name does not stand for it.
     #[serde(default)]
     pub secret: bool,
+    /// A file that is made when a flush has failed, for whoever can begin anew: every later flush fails, too.
+    pub lost_writes_note: Option<PathBuf>,
 }
 
 /// Why a configuration can't be used.
@@ -127,6 +129,7 @@ impl FromStr for ExportConfig {
             read_only,
             description: String::new(),
             secret: false,
+            lost_writes_note: None,
         })
     }
 }

@@ -10,8 +10,9 @@ mod open;
 mod status;
 
 use std::fs::File;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, OnceLock, RwLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -44,6 +45,8 @@ struct Inner {
     watched: AtomicU64,
     /// A flush has failed. The kernel reports lost writes once and then forgets them; we do not.
     lost_writes: AtomicBool,
+    /// The file by which others learn of that.
+    lost_writes_note: OnceLock<PathBuf>,
     /// Held exclusively by a flush and shared by durable writes, so that none of them can miss a loss of which another
     /// one is just being told.
     syncing: RwLock<()>,
@@ -69,6 +72,7 @@ impl FileDevice {
             slow_until: AtomicU64::new(0),
             watched: AtomicU64::new(0),
             lost_writes: AtomicBool::new(false),
+            lost_writes_note: OnceLock::new(),
             syncing: RwLock::new(()),
             helping: AtomicBool::new(false),
             cache_unknown: AtomicBool::new(false),
@@ -77,6 +81,11 @@ impl FileDevice {
             inner: Arc::new(inner),
             workers: Workers::new("nbd-disk", MOST_WORKERS),
         }
+    }
+
+    /// Has a file made when a flush has failed, before the failure is answered. The first call counts.
+    pub fn note_lost_writes(&self, path: PathBuf) {
+        let _ = self.inner.lost_writes_note.set(path);
     }
 
     fn read(&self, offset: u64, length: u32, completion: Completion) {

@@ -113,7 +113,7 @@ impl Inner {
                 Err(error) => {
                     // It may have been an older write that could not be stored.
                     if error.raw_os_error() == Some(libc::EIO) {
-                        self.lost_writes.store(true, Ordering::Release);
+                        self.lose_writes();
                     }
                     return Err(failure("writing durably", offset, &error));
                 }
@@ -129,11 +129,21 @@ impl Inner {
             .unwrap_or_else(|poisoned| poisoned.into_inner());
         self.check_nothing_lost()?;
         self.file.sync_data().map_err(|error| {
-            self.lost_writes.store(true, Ordering::Release);
+            self.lose_writes();
             tracing::error!(%error, "flushing failed: every later flush of this device fails too");
             failure("flushing", 0, &error)
         })?;
         Ok(Answer::Done)
+    }
+
+    /// From now on no flush succeeds; whoever wanted to know is told before the failure is answered.
+    pub(super) fn lose_writes(&self) {
+        self.lost_writes.store(true, Ordering::Release);
+        if let Some(note) = self.lost_writes_note.get()
+            && let Err(error) = File::create(note)
+        {
+            tracing::error!(%error, "{} can't be made", note.display());
+        }
     }
 
     /// The kernel reports writes that it could not store to one caller of fsync(2) and then calls the pages clean. An

@@ -114,6 +114,18 @@ fn after_one_lost_write_no_flush_succeeds_any_more() {
 }
 
 #[test]
+fn a_failed_flush_is_noted_in_a_file() {
+    let (directory, _path, device) = device(4096);
+    let note = directory.path().join("lost");
+    device.note_lost_writes(note.clone());
+    assert_eq!(run(&device, Command::Flush), Ok(Answer::Done));
+    assert!(!note.exists());
+    device.inner.lose_writes();
+    assert!(note.exists());
+    assert_eq!(run(&device, Command::Flush).unwrap_err().errno, Errno::EIO);
+}
+
+#[test]
 fn a_path_is_exported_once_or_several_times_read_only() {
     let (_directory, path, device) = device(4096);
     let in_use =

@@ -406,12 +406,8 @@ impl Driver {
                 self.happen(Event::PeerLost(node))?;
             }
         }
-        if self.local.look_after_export()? {
-            self.shared.tell(
-                Some(&self.names.tag),
-                "export-restarted",
-                "the process that exported this node's leg had ended; it was started again".into(),
-            );
+        if let Some(why) = self.local.look_after_export()? {
+            self.tell("export-restarted", why.into());
         }
         if self.machine.service() == Service::In {
             self.look_at_own_leg()?;

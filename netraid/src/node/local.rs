@@ -372,21 +372,32 @@ impl Local {
         Ok(())
     }
 
-    /// Starts the export again if its process has ended; whether it had.
+    /// Starts the export again if its process has ended, or can't flush any more; why it was.
     ///
     /// # Errors
     /// If it can't be started.
-    pub fn look_after_export(&mut self) -> Result<bool, ArrayError> {
+    pub fn look_after_export(&mut self) -> Result<Option<&'static str>, ArrayError> {
         let Some(exported) = &self.exported else {
-            return Ok(false);
+            return Ok(None);
         };
+        if Exported::has_lost_writes(&self.plan) {
+            // Under another name, so that the source gives the leg up and takes it back with what its bitmap says: what
+            // was written since the last flush that succeeded is marked there. Nobody may go on as if nothing were lost.
+            let source = exported.ticket().source;
+            self.accept(Some(source))?;
+            return Ok(Some(
+                "a flush of this node's disk failed; its export begins anew, for a leg that is taken back",
+            ));
+        }
         if exported.lives() {
-            return Ok(false);
+            return Ok(None);
         }
         // What it had answered is in the page cache, which outlives it; so the agreement stays.
         let ticket = exported.ticket().clone();
         self.exported = Some(Exported::start(&self.plan, ticket).map_err(ArrayError::failed)?);
-        Ok(true)
+        Ok(Some(
+            "the process that exported this node's leg had ended; it was started again",
+        ))
     }
 
     fn running(&self) -> Result<&dyn Array, ArrayError> {

@@ -74,13 +74,20 @@ impl Exported {
         fs::create_dir_all(&plan.run_dir)?;
         let config = plan.run_dir.join(format!("{}.export.toml", plan.tag));
         let text = format!(
-            "listen = [{listen:?}]\n\n[[export]]\nname = {name:?}\nsecret = true\npath = {path:?}\ndescription = {about:?}\n",
+            "listen = [{listen:?}]\n\n[[export]]\nname = {name:?}\nsecret = true\npath = {path:?}\nlost_writes_note = {lost:?}\n\
+             description = {about:?}\n",
             listen = plan.listen.to_string(),
             name = ticket.secret,
             path = plan.disk.display().to_string(),
+            lost = lost_writes(plan).display().to_string(),
             about = format!("leg of mirror {}", plan.tag),
         );
         write_privately(&config, text.as_bytes())?;
+        // Of an earlier process: this one opens the disk anew.
+        match fs::remove_file(lost_writes(plan)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
         let mut command = Command::new(&plan.nbd_server);
         command.arg("--config").arg(&config);
         command.args(["--print-ready", "--log-level", "warn"]);
@@ -138,6 +145,11 @@ impl Exported {
         &self.ticket
     }
 
+    /// Whether a flush of the disk has failed: it fails every later one as well, until another process begins.
+    pub(super) fn has_lost_writes(plan: &Plan) -> bool {
+        lost_writes(plan).exists()
+    }
+
     pub(super) fn lives(&self) -> bool {
         started(self.pid) == Some(self.started)
     }
@@ -184,6 +196,11 @@ impl Exported {
 fn is_in_use(disk: &Path) -> bool {
     let opened = Disk::open(disk, Access::Exclusive);
     opened.is_err_and(|error| error.error.kind() == io::ErrorKind::ResourceBusy)
+}
+
+/// Made by the process when a flush has failed.
+fn lost_writes(plan: &Plan) -> PathBuf {
+    plan.run_dir.join(format!("{}.export.lost", plan.tag))
 }
 
 fn note(plan: &Plan) -> PathBuf {
