@@ -16,6 +16,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
+use super::disks;
 use super::driver::{About, Input, MakeBackend, Parts, STACK, run};
 use super::links::{self, Peer};
 use super::local::Plan;
@@ -66,6 +67,14 @@ pub async fn serve(config: Config, ready: impl FnOnce()) -> Result<(), DaemonErr
         .collect();
     std::fs::create_dir_all(&config.daemon.run_dir).map_err(failed)?;
 
+    let disks: Vec<_> = mine
+        .iter()
+        .filter_map(|mirror| {
+            let slot = mirror.slot_of(own.as_str())?;
+            let node = mirror.nodes.get(slot.slot())?;
+            Some((mirror.tag.to_string(), node.disk.clone()))
+        })
+        .collect();
     let instance = uuid::Uuid::new_v4().as_u64_pair().0;
     let shared = Arc::new(Shared::new(own.to_string(), instance));
     let (stopper, stop) = listen::stop();
@@ -80,6 +89,7 @@ pub async fn serve(config: Config, ready: impl FnOnce()) -> Result<(), DaemonErr
     for mirror in &mine {
         threads.push(start(mirror, &config, &shared)?);
     }
+    tasks.spawn(disks::watch(disks, Arc::clone(&shared), stop.clone()));
     // A node without peers needs no identity.
     if !others.is_empty() {
         let identity = Identity::load(&config.daemon.tls_dir, &own).map_err(|error| {

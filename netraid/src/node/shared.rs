@@ -94,6 +94,16 @@ struct Entry {
     mirror: Option<document::Mirror>,
     /// Why its thread could not even begin.
     broken: Option<String>,
+    /// Said of its disk by others than its thread, which may hang with it.
+    hangs: Option<String>,
+}
+
+impl Entry {
+    fn shown(&self) -> Option<document::Mirror> {
+        let mut mirror = self.mirror.clone()?;
+        mirror.problems.extend(self.hangs.clone());
+        Some(mirror)
+    }
 }
 
 /// What can be shown of a mirror.
@@ -281,13 +291,34 @@ impl Shared {
         self.published.send_replace(sequence);
     }
 
+    /// A mirror's disk hangs, for this reason, or does no more; told when it changes.
+    pub fn disk_hangs(&self, tag: &str, why: Option<String>) {
+        let mut table = self.table();
+        let Some(entry) = table.mirrors.get_mut(tag) else {
+            return;
+        };
+        if entry.hangs == why {
+            return;
+        }
+        entry.hangs.clone_from(&why);
+        drop(table);
+        match why {
+            Some(why) => self.tell(Some(tag), "disk-hangs", why),
+            None => self.tell(
+                Some(tag),
+                "disk-answers",
+                "the disk ends requests again".into(),
+            ),
+        }
+    }
+
     /// One mirror, for people.
     pub fn mirror(&self, tag: &str) -> Shown {
         let table = self.table();
         match table.mirrors.get(tag) {
             None => Shown::Unknown,
-            Some(entry) => match (&entry.mirror, &entry.broken) {
-                (Some(mirror), _) => Shown::Mirror(Box::new(mirror.clone())),
+            Some(entry) => match (entry.shown(), &entry.broken) {
+                (Some(mirror), _) => Shown::Mirror(Box::new(mirror)),
                 (None, Some(why)) => Shown::Broken(why.clone()),
                 (None, None) => Shown::NotYet,
             },
@@ -309,11 +340,7 @@ impl Shared {
             version: env!("CARGO_PKG_VERSION").into(),
             mirrors: {
                 let table = self.table();
-                table
-                    .mirrors
-                    .values()
-                    .filter_map(|entry| entry.mirror.clone())
-                    .collect()
+                table.mirrors.values().filter_map(Entry::shown).collect()
             },
         }
     }
