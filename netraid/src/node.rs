@@ -9,6 +9,7 @@
 //! - [`routes`]: what commands and pages may ask.
 
 pub mod daemon;
+mod disks;
 pub mod driver;
 pub mod links;
 pub mod local;
