@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything that `make lab` does after the set-up: the programs, and the tests of tests/lab, two labs at a time.
+# Everything that `make lab` does after the set-up: the programs, and the tests of tests/lab, four labs at a time.
 #
 #   scripts/lab-run.sh [words for the test runner, e.g. a part of a test's name]
 #
@@ -11,7 +11,7 @@ export NETRAID_REQUIRE_LAB=1
 
 cargo build --workspace --bins --locked
 if cargo nextest --version >/dev/null 2>&1; then
-    exec cargo nextest run -p netraid-lab --locked --no-fail-fast --test-threads 3 --config-file tests/nextest.toml "$@"
+    exec cargo nextest run -p netraid-lab --locked --no-fail-fast --test-threads 4 --config-file tests/nextest.toml "$@"
 else
-    exec cargo test -p netraid-lab --locked --no-fail-fast -- --test-threads 3 "$@"
+    exec cargo test -p netraid-lab --locked --no-fail-fast -- --test-threads 4 "$@"
 fi
