@@ -119,14 +119,6 @@ pub enum BitmapError {
         /// The superblock's array.
         superblock: MdUuid,
     },
-    /// It speaks for another size than the array has.
-    #[error("write-intent bitmap speaks for {bitmap} sectors, the array has {superblock}")]
-    SyncSize {
-        /// Its sectors.
-        bitmap: u64,
-        /// The array's.
-        superblock: u64,
-    },
 }
 
 /// Whether set bits are all that may differ.
@@ -145,6 +137,13 @@ pub enum Trust {
     MarkedStale,
     /// Writing it failed. Take every chunk for dirty.
     WriteFailed,
+    /// It speaks for less than the array has: somebody was stopped while the array was resized. Take every chunk for dirty.
+    TooShort {
+        /// Sectors that it speaks for.
+        bitmap: u64,
+        /// Sectors of the array.
+        superblock: u64,
+    },
 }
 
 impl BitmapSuperblock {
@@ -214,19 +213,14 @@ impl BitmapSuperblock {
 
     /// Whether the bits can be believed beside this superblock of the same leg; an error if they belong elsewhere.
     ///
-    /// The kernel refuses a foreign UUID and takes an older event count for "all dirty"; it overlooks a wrong size, which
-    /// we refuse.
+    /// The kernel refuses a foreign UUID and takes an older event count for "all dirty"; it overlooks a wrong size. One that
+    /// speaks for more than the array has was written before the superblock of a size that never came; it is good for
+    /// what there is.
     pub fn trust(&self, superblock: &Superblock) -> Result<Trust, BitmapError> {
         if self.uuid != superblock.set_uuid {
             return Err(BitmapError::Foreign {
                 bitmap: self.uuid,
                 superblock: superblock.set_uuid,
-            });
-        }
-        if self.sync_size != superblock.size {
-            return Err(BitmapError::SyncSize {
-                bitmap: self.sync_size,
-                superblock: superblock.size,
             });
         }
         Ok(if self.state & STATE_STALE != 0 {
@@ -238,9 +232,26 @@ impl BitmapSuperblock {
                 bitmap: self.events,
                 superblock: superblock.events,
             }
+        } else if self.sync_size < superblock.size {
+            Trust::TooShort {
+                bitmap: self.sync_size,
+                superblock: superblock.size,
+            }
         } else {
             Trust::Complete
         })
+    }
+
+    /// The header of the same bitmap for an array of so many sectors.
+    ///
+    /// # Errors
+    /// If it would have too many chunks.
+    pub fn of_size(self, sectors: u64) -> Result<BitmapSuperblock, BitmapError> {
+        let header = BitmapSuperblock {
+            sync_size: sectors,
+            ..self
+        };
+        header.check().map(|()| header)
     }
 
     /// Number of chunks, the last of which may be shorter than the others.

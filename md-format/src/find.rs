@@ -19,7 +19,7 @@ pub struct Found {
 pub struct FoundBitmap {
     /// Where it is, and the rest.
     pub layout: Layout,
-    /// As it is on the disk.
+    /// As it is on the disk, but for the size that it speaks for, which is the array's.
     pub header: BitmapSuperblock,
     /// All set if they can't be believed.
     pub bits: DirtyBits,
@@ -75,8 +75,10 @@ pub fn find<E>(
     within(HEADER as u64)?;
     let header = read(start, HEADER).map_err(FindError::Read)?;
     let header = BitmapSuperblock::decode(&header).map_err(FindError::Bitmap)?;
-    let layout = Layout::of(&superblock, &header).map_err(FindError::Layout)?;
     let trust = header.trust(&superblock).map_err(FindError::Bitmap)?;
+    // They differ where a resize was interrupted.
+    let header = header.of_size(superblock.size).map_err(FindError::Bitmap)?;
+    let layout = Layout::of(&superblock, &header).map_err(FindError::Layout)?;
     let bits = match trust {
         Trust::Complete => {
             let used = header.used();

@@ -21,6 +21,7 @@ pub mod bitmap;
 pub mod find;
 pub mod format;
 pub mod layout;
+pub mod resize;
 pub mod superblock;
 mod uuid;
 
@@ -28,6 +29,7 @@ pub use bitmap::{BitmapError, BitmapSuperblock, DirtyBits};
 pub use find::{FindError, Found, FoundBitmap, find, find_superblock};
 pub use format::{FormatError, NewLeg, NewMirror, Start};
 pub use layout::{Layout, LayoutError};
+pub use resize::{Resize, ResizeError, Resized, Room};
 pub use superblock::{Role, Superblock, SuperblockError};
 pub use uuid::{MdUuid, UuidError};
 

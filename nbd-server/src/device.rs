@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use nbd_protocol::command::{Command, Completion};
 
-/// What a device offers; fixed while it is exported.
+/// What a device offers; fixed while it is exported, but for the size, which may grow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Geometry {
     /// Size in bytes.

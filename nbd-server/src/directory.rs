@@ -34,7 +34,7 @@ impl ExportDirectory for Shared {
             name: export.name().to_owned(),
             description: export.description().to_owned(),
             size: geometry.size,
-            flags: flags(geometry),
+            flags: flags(&geometry),
             minimum_block: geometry.minimum_block,
             preferred_block: geometry.preferred_block,
             maximum_payload: MAX_PAYLOAD,

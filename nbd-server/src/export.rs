@@ -108,9 +108,13 @@ impl Export {
         &self.device
     }
 
-    /// Size, alignment and abilities, as they were when the export was made.
-    pub fn geometry(&self) -> &Geometry {
-        &self.geometry
+    /// Alignment and abilities, as they were when the export was made, and the size as it is now. A connection keeps the
+    /// size that it was told in its handshake.
+    pub fn geometry(&self) -> Geometry {
+        Geometry {
+            size: self.device.geometry().size,
+            ..self.geometry.clone()
+        }
     }
 
     /// What names the memory of the device, on this machine until it is started anew ([`BlockDevice::memory`]).

@@ -35,7 +35,10 @@ struct Inner {
     file: File,
     /// A block device again, for long writes past the page cache.
     direct: Option<File>,
+    /// As it was when it was opened; the size is in `size`.
     geometry: Geometry,
+    /// Bytes, as they were when somebody asked last: files and disks grow.
+    size: AtomicU64,
     /// What names the file on this machine, also when it is opened again.
     memory: Option<String>,
     /// Opened: until when (in microseconds since then) writes are expected to wait for the disk.
@@ -66,6 +69,7 @@ impl FileDevice {
         let inner = Inner {
             file,
             direct,
+            size: AtomicU64::new(geometry.size),
             geometry,
             memory,
             opened: Instant::now(),
@@ -128,8 +132,15 @@ impl FileDevice {
 }
 
 impl BlockDevice for FileDevice {
+    /// The size is asked anew each time. One that can't be told is the one that was told last.
     fn geometry(&self) -> Geometry {
-        self.inner.geometry.clone()
+        if let Ok(size) = open::size(&self.inner.file) {
+            self.inner.size.store(size, Ordering::Relaxed);
+        }
+        Geometry {
+            size: self.inner.size(),
+            ..self.inner.geometry.clone()
+        }
     }
 
     /// The page cache of the file: it is the same after a restart of the server.
@@ -199,7 +210,7 @@ impl BlockDevice for FileDevice {
             } => {
                 completion.complete(status::extents(
                     &self.inner.file,
-                    self.inner.geometry.size,
+                    self.inner.size(),
                     offset,
                     length,
                     one,
@@ -212,7 +223,7 @@ impl BlockDevice for FileDevice {
                 context: 1,
             } => {
                 self.run(false, completion, move |inner| {
-                    dirty::extents(&inner.file, inner.geometry.size, offset, length, one)
+                    dirty::extents(&inner.file, inner.size(), offset, length, one)
                 });
             }
             Command::BlockStatus { .. } => {
@@ -231,6 +242,10 @@ impl BlockDevice for FileDevice {
 }
 
 impl Inner {
+    fn size(&self) -> u64 {
+        self.size.load(Ordering::Relaxed)
+    }
+
     fn is_slow(&self) -> bool {
         let until = self.slow_until.load(Ordering::Relaxed);
         if until == 0 {

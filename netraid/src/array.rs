@@ -12,6 +12,7 @@ pub mod embedded;
 pub mod filesystem;
 pub mod leg;
 pub mod md;
+pub mod resize;
 pub mod tunable;
 
 use std::fmt;
@@ -74,6 +75,16 @@ pub trait Array {
     /// # Errors
     /// If the mirror does not take it.
     fn set_speed(&self, speed: Speed) -> Result<(), ArrayError>;
+
+    /// Becomes larger while it is in service, with this node's leg alone: no other may be in it. Returns when this leg says so
+    /// durably, and everything that is new is marked in its bitmap. The disk has grown already.
+    ///
+    /// # Errors
+    /// [`ArrayError::Refused`] if another leg is in it, or there is no room.
+    fn grow(&self, size: u64) -> Result<(), ArrayError>;
+
+    /// Whether it can do that.
+    fn grows_in_service(&self) -> bool;
 
     /// Begins to listen to what happens.
     ///

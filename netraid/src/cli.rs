@@ -57,6 +57,7 @@ enum Command {
     #[command(name = "fullresync")]
     FullResync(orders::FullResync),
     Resolve(orders::Resolve),
+    Resize(orders::Resize),
     VerifyConfig(verify::Arguments),
     Report(report::Arguments),
     Cert(cert::Arguments),
@@ -82,6 +83,7 @@ fn perform(command: Command) -> Result<(), Exit> {
         Command::Resume(order) => order.perform(),
         Command::FullResync(order) => order.perform(),
         Command::Resolve(order) => order.perform(),
+        Command::Resize(order) => order.perform(),
         Command::VerifyConfig(arguments) => verify::perform(&arguments),
         Command::Report(arguments) => report::perform(&arguments),
         Command::Cert(arguments) => cert::perform(&arguments),

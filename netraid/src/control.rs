@@ -92,6 +92,11 @@ pub enum Order {
         /// Not slower for the sake of the application.
         least: Option<u32>,
     },
+    /// Become larger, with the own leg alone.
+    Grow {
+        /// Bytes of the mirror.
+        size: u64,
+    },
     /// Tell what happens: one [`crate::array::Event`] a line, until either side closes.
     Watch,
     /// Stop cleanly, unless somebody uses the mirror's export.

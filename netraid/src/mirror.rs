@@ -13,4 +13,5 @@ pub mod machine;
 pub mod node;
 pub mod record;
 pub mod refusal;
+pub mod size;
 pub mod word;

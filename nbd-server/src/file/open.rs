@@ -99,11 +99,7 @@ impl FileDevice {
             None
         };
         let metadata = file.metadata().map_err(failed)?;
-        let size = if metadata.file_type().is_block_device() {
-            block_device_size(file.as_fd()).map_err(failed)?
-        } else {
-            metadata.len()
-        };
+        let size = size(&file).map_err(failed)?;
         let device_number = if metadata.file_type().is_block_device() {
             metadata.rdev()
         } else {
@@ -138,6 +134,15 @@ impl FileDevice {
             PosixFadviseAdvice::POSIX_FADV_RANDOM,
         );
         self
+    }
+}
+
+/// Bytes of a file or block device, as they are now.
+pub(super) fn size(file: &File) -> io::Result<u64> {
+    let metadata = file.metadata()?;
+    match metadata.file_type().is_block_device() {
+        true => block_device_size(file.as_fd()),
+        false => Ok(metadata.len()),
     }
 }
 

@@ -60,6 +60,9 @@ pub struct Mirror {
     pub resync: Option<Resync>,
     /// What somebody should know or mend: sentences.
     pub problems: Vec<String>,
+    /// What somebody may like to know, with nothing to mend: sentences.
+    #[serde(default)]
+    pub notes: Vec<String>,
 }
 
 /// The flag files of a mirror on this node.
@@ -235,6 +238,15 @@ pub enum Order {
         /// The target that leaves.
         node: String,
     },
+    /// `mirror_resize TAG`, `netraid resize TAG`: another size, on the source.
+    Resize {
+        /// Bytes; as many as all disks hold if `None`.
+        #[serde(default)]
+        size: Option<u64>,
+        /// What lies behind a smaller size may be lost.
+        #[serde(default)]
+        force: bool,
+    },
     /// `netraid delete TAG`: forget what this node remembers of the mirror. The data stays on the disk.
     Delete,
 }
@@ -248,7 +260,7 @@ pub struct Answer {
     pub outcome: Outcome,
     /// Why it was not done.
     pub reason: Option<Reason>,
-    /// With `dry-run`: what would be done, in order.
+    /// With `dry-run`: what would be done, in order. Of a resize also what was done.
     #[serde(default)]
     pub steps: Vec<String>,
 }

@@ -280,6 +280,14 @@ impl Array for EmbeddedArray {
         self.order(&Order::Speed { most, least }, ANSWER).map(drop)
     }
 
+    fn grow(&self, size: u64) -> Result<(), ArrayError> {
+        self.order(&Order::Grow { size }, TAKE).map(drop)
+    }
+
+    fn grows_in_service(&self) -> bool {
+        true
+    }
+
     fn watch(&self) -> Result<Box<dyn Watch>, ArrayError> {
         Ok(Box::new(EmbeddedWatch::new(&self.backend, &self.tag)?))
     }

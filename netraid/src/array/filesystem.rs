@@ -18,8 +18,16 @@ pub struct FileSystem {
 /// # Errors
 /// If the disk can't be read.
 pub fn find(disk: &Disk) -> Result<Option<FileSystem>, DiskError> {
-    let length = disk.size().min(BEGINNING) as usize;
-    Ok(recognise(&disk.read(0, length)?))
+    find_at(disk, 0)
+}
+
+/// The same, of a file system that begins at byte `start` of the disk.
+///
+/// # Errors
+/// If the disk can't be read.
+pub fn find_at(disk: &Disk, start: u64) -> Result<Option<FileSystem>, DiskError> {
+    let length = disk.size().saturating_sub(start).min(BEGINNING) as usize;
+    Ok(recognise(&disk.read(start, length)?))
 }
 
 fn recognise(bytes: &[u8]) -> Option<FileSystem> {

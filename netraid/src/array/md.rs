@@ -23,6 +23,7 @@
 
 pub mod add;
 pub mod command;
+mod grow;
 pub mod runner;
 pub mod start;
 mod state;
@@ -418,6 +419,21 @@ impl Array for MdArray {
 
     fn set_speed(&self, speed: Speed) -> Result<(), ArrayError> {
         self.machine.perform_all(&self.speed_steps(speed))
+    }
+
+    /// It could, but a file system on it that was enlarged afterwards has been seen to hang (Linux 6.1, ext4).
+    fn grow(&self, _: u64) -> Result<(), ArrayError> {
+        Err(ArrayError::refused_with(
+            format!(
+                "mirror {} is the kernel's, and becomes larger only out of service",
+                self.tag
+            ),
+            "stop the mirror first",
+        ))
+    }
+
+    fn grows_in_service(&self) -> bool {
+        false
     }
 
     fn watch(&self) -> Result<Box<dyn Watch>, ArrayError> {

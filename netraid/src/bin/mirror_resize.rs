@@ -1,4 +1,4 @@
-//! `mirror_resize`: says that a mirror can't be resized yet.
+//! `mirror_resize`: gives a mirror another size.
 
 use std::process::ExitCode;
 

@@ -106,7 +106,7 @@ fn perform(arguments: &Arguments) -> Result<(), Exit> {
             "LKDR_ASYNC_LIMIT in /etc/default/LifeKeeper".into(),
         ),
         () if extend.is_some() => (
-            "the bitmap is as large as the mirror, and resizing is not built yet",
+            "the bitmap is as large as the mirror, and grows with it",
             format!("mirror_resize {tag}"),
         ),
         () => return examine(mirror),

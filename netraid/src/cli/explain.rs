@@ -62,6 +62,9 @@ pub(super) fn text(mirror: &Mirror) -> String {
     for problem in &mirror.problems {
         text += &format!("problem: {}\n", plain(problem));
     }
+    for note in &mirror.notes {
+        text += &format!("note: {}\n", plain(note));
+    }
     text
 }
 

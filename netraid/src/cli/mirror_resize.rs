@@ -1,4 +1,4 @@
-//! `mirror_resize`: known by name and arguments; it says that it can't do it yet.
+//! `mirror_resize`: another size for a mirror, as DataKeeper's command of that name.
 
 use std::process::ExitCode;
 
@@ -7,28 +7,36 @@ use flags::Tag;
 
 use super::daemon::{Connection, tag};
 use super::exit::Exit;
-use super::{program, show};
+use super::{orders, program};
+use crate::api::document::Order;
 
-/// Would give a mirror another size. Not built yet: it looks at the mirror, changes nothing and ends with 3.
+/// Gives a mirror another size, on its source, after the disks of all nodes have been enlarged.
+///
+/// Without -s it gets what the smallest disk holds. In service it only grows; what is new is copied to the targets. A file
+/// system on it is resized by its own tool.
 #[derive(Debug, Parser)]
 #[command(
     name = "mirror_resize",
     version,
-    after_help = "Exit codes: 3 refused, as always; 1 netraidd does not run or did not tell; 2 wrong command line, or no \
-        such mirror; 124 no answer in time."
+    after_help = "Exit codes: 0 done, or already so; 1 failed; 2 wrong command line, or no such mirror; 3 the state forbids \
+        it, nothing was changed; 124 no answer in time."
 )]
 struct Arguments {
-    /// Ask nothing
+    /// Make it smaller without asking, out of service: what is behind the new size is lost
     #[arg(short)]
     force: bool,
 
     /// The new size in KiB
-    #[arg(short, value_name = "KIB", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(short, value_name = "KIB", value_parser = clap::value_parser!(u64).range(1..=MOST))]
     size: Option<u64>,
 
     /// The mirror
     #[arg(value_parser = tag)]
     tag: Tag,
+
+    /// Prints what would be done, and does nothing
+    #[arg(long)]
+    dry_run: bool,
 
     #[command(flatten)]
     connection: Connection,
@@ -43,13 +51,13 @@ pub fn main() -> ExitCode {
 }
 
 fn perform(arguments: &Arguments) -> Result<(), Exit> {
-    let mirror = arguments.connection.open()?.mirror(&arguments.tag)?;
-    let tag = &arguments.tag;
-    let keeps = mirror.size.map_or_else(String::new, |bytes| {
-        format!("; {tag} keeps its {}", show::size(bytes))
-    });
-    Err(Exit::refused(format!(
-        "resizing a mirror is not built yet, nothing was changed{keeps}"
-    ))
-    .hint("make a new mirror on disks of the new size, and copy the data to it"))
+    let order = Order::Resize {
+        size: arguments.size.map(|kib| kib << 10),
+        force: arguments.force,
+    };
+    let daemon = arguments.connection.open()?;
+    orders::resize(&daemon, &arguments.tag, &order, arguments.dry_run)
 }
+
+/// More KiB are no number of bytes.
+const MOST: u64 = u64::MAX >> 10;

@@ -150,6 +150,27 @@ pub(super) struct Resolve {
     discard: String,
 }
 
+/// Gives a mirror another size, on its source, after the disks of all nodes have been enlarged.
+///
+/// It gets what the smallest disk holds, or the size given. In service it only grows; what is new is copied to the targets.
+#[derive(Debug, clap::Args)]
+#[command(after_help = CODES)]
+pub(super) struct Resize {
+    #[command(flatten)]
+    common: Common,
+
+    /// The new size, with a unit such as 64M or 1G; as much as all disks hold if it is not given
+    #[arg(long, value_parser = super::size::parse)]
+    size: Option<u64>,
+
+    /// Make it smaller, out of service: what is behind the new size is lost
+    #[arg(long)]
+    force: bool,
+
+    #[command(flatten)]
+    patience: Patience,
+}
+
 /// What these commands' help says of how they end.
 pub(super) const CODES: &str = "Exit codes: 0 done, or already so; 1 failed; 2 wrong command line, or no such mirror or \
     node; 3 the state forbids it, nothing was changed; 124 not done in time.";
@@ -243,6 +264,30 @@ impl FullResync {
         };
         self.common.wait(&self.patience, daemon, whom)
     }
+}
+
+impl Resize {
+    pub(super) fn perform(&self) -> Result<(), Exit> {
+        let daemon = self.common.connection.open()?;
+        let (size, force) = (self.size, self.force);
+        let order = Order::Resize { size, force };
+        resize(&daemon, &self.common.tag, &order, self.common.dry_run)?;
+        let daemon = (!self.common.dry_run).then_some(daemon);
+        self.common.wait(&self.patience, daemon, Whom::Reachable)
+    }
+}
+
+/// Resizes, and says what was done, which depends on the mirror.
+pub(super) fn resize(daemon: &Daemon, tag: &Tag, order: &Order, dry_run: bool) -> Result<(), Exit> {
+    let answer = daemon.order(tag, order, dry_run)?;
+    let mut out = io::stdout().lock();
+    for step in &answer.steps {
+        writeln!(out, "{}", plain(step))?;
+    }
+    if !dry_run {
+        writeln!(out, "{tag} is resized")?;
+    }
+    Ok(out.flush()?)
 }
 
 impl Resolve {

@@ -3,6 +3,7 @@
 //! - `perform`: the machine's actions, in their order.
 //! - `array`: what the array has to tell, compared with what the machine believes.
 //! - `order`: what commands ask for.
+//! - `resize`: another size for the mirror.
 //! - `show`: what people and scripts are shown.
 //!
 //! The thread is the only one that touches the mirror's files and processes. What others see of it (status, record) is
@@ -11,6 +12,7 @@
 mod array;
 mod order;
 mod perform;
+mod resize;
 mod show;
 
 use array::Bell;
@@ -29,6 +31,7 @@ use super::local::{LegState, Local, OwnLeg};
 use super::memory::{Store, StoreError};
 use super::shared::{Envelope, Shared, Told};
 use crate::api::document::{Answer, Decided, Order};
+use crate::array::resize::LegRoom;
 use crate::array::{ArrayError, Backend};
 use crate::mirror::event::{Boot, Event};
 use crate::mirror::generation::{Generation, SLOTS};
@@ -107,6 +110,8 @@ pub struct Driver {
     tickets: [Option<String>; SLOTS],
     /// The newest that was heard of each peer.
     heard: [Option<(u64, u64)>; SLOTS],
+    /// What the peers' disks could hold, as they told last.
+    rooms: [Option<LegRoom>; SLOTS],
     decided: [Option<Decided>; SLOTS],
     failures: [Option<String>; SLOTS],
     /// Targets whose disk may be overwritten, as their `extend` said.
@@ -245,6 +250,7 @@ impl Driver {
             pause: RETRY,
             tickets: Default::default(),
             heard: Default::default(),
+            rooms: Default::default(),
             decided: Default::default(),
             failures: Default::default(),
             overwrite: NodeSet::NONE,
@@ -395,6 +401,7 @@ impl Driver {
             );
         }
         self.tickets[node.slot()] = told.ticket;
+        self.rooms[node.slot()] = told.room;
         self.happen(Event::Peer(Box::new(told.record)))
     }
 
@@ -414,7 +421,11 @@ impl Driver {
             return self.look_at_array();
         }
         self.looks += 1;
-        if self.looks.is_multiple_of(SELDOM_LOOKS) && self.local.finds_array()? {
+        if !self.looks.is_multiple_of(SELDOM_LOOKS) {
+            return Ok(());
+        }
+        self.look_at_room();
+        if self.local.finds_array()? {
             // It was slow to begin, and whoever began it is gone. It is taken up as after a restart of the daemon.
             return Err(Broken::NotOrdered);
         }
@@ -554,7 +565,7 @@ fn reads_own_leg(event: &Event) -> bool {
 
 /// How often is looked for what nobody tells.
 const LOOK: Duration = Duration::from_secs(1);
-/// Every how many looks an array is sought that nobody ordered.
+/// Every how many looks an array is sought that nobody ordered, and whether the disk has grown is looked at.
 const SELDOM_LOOKS: u32 = 5;
 /// First pause before a leg that failed is tried again; doubled each time.
 const RETRY: Duration = Duration::from_secs(2);

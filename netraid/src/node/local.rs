@@ -19,6 +19,7 @@ use crate::api::document;
 use crate::array::create::{self, Creation};
 use crate::array::disk::{Access, Disk};
 use crate::array::leg::{Leg, LegError, generations};
+use crate::array::resize::{self, LegRoom};
 use crate::array::{
     Added, Array, ArrayError, ArrayStatus, Backend, NewLeg, Part, Speed, Start, Watch,
 };
@@ -66,6 +67,10 @@ pub struct OwnLeg {
     pub array: Option<[u8; 16]>,
     /// Bytes of the mirror.
     pub size: Option<u64>,
+    /// Bytes of a chunk of the bitmap.
+    pub chunk: Option<u32>,
+    /// What the disk could hold.
+    pub room: Option<LegRoom>,
 }
 
 /// A leg as the array has it.
@@ -172,6 +177,8 @@ impl Local {
             clean: leg.superblock.is_clean(),
             array: Some(leg.superblock.set_uuid.0),
             size: Some(leg.size()),
+            chunk: leg.bitmap.as_ref().map(|bitmap| bitmap.header.chunk),
+            room: Some(LegRoom::of(&leg, disk.size())),
         })
     }
 
@@ -328,6 +335,28 @@ impl Local {
             Some(devices) => devices.detach(&name),
             None => Ok(()),
         }
+    }
+
+    /// Makes the array larger while it is in service, with the own leg alone.
+    ///
+    /// # Errors
+    /// See [`Array::grow`].
+    pub fn grow(&self, size: u64) -> Result<(), ArrayError> {
+        self.running()?.grow(size)
+    }
+
+    /// Whether the array can do that.
+    pub fn grows_in_service(&self) -> bool {
+        let array = self.array.as_ref();
+        array.is_some_and(|array| array.grows_in_service())
+    }
+
+    /// Gives the leg another size while the mirror is out of service.
+    ///
+    /// # Errors
+    /// If the disk is in use, or has no room.
+    pub fn resize(&self, size: u64, chunk: Option<u32>) -> Result<(), ArrayError> {
+        resize::resize(&self.plan.disk, size, chunk)
     }
 
     /// Gives an array that runs the bounds of the resync's speed as they are configured: another daemon, with other ones,

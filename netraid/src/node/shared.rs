@@ -12,6 +12,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use super::driver::Input;
 use super::local::Ticket;
 use crate::api::document::{self, Event};
+use crate::array::resize::LegRoom;
 use crate::mirror::generation::{HISTORY, SLOTS};
 use crate::mirror::node::NodeId;
 use crate::mirror::record::Record;
@@ -31,6 +32,9 @@ pub struct Envelope {
     pub claims: bool,
     /// What lets the agreed source in; told to it alone.
     pub ticket: Option<Ticket>,
+    /// What the node's disk could hold.
+    #[serde(default)]
+    pub room: Option<LegRoom>,
 }
 
 impl Envelope {
@@ -56,6 +60,8 @@ pub struct Told {
     pub claims: bool,
     /// What lets this node into its export.
     pub ticket: Option<String>,
+    /// What its disk could hold.
+    pub room: Option<LegRoom>,
     /// Which meeting with the peer it comes from; each has a higher number than the one before.
     pub epoch: u64,
     /// [`Envelope::sequence`]
@@ -517,6 +523,7 @@ impl Shared {
             record: envelope.record,
             claims: envelope.claims,
             ticket: ticket.map(|ticket| ticket.secret),
+            room: envelope.room,
             epoch,
             sequence: envelope.sequence,
         })

@@ -98,6 +98,15 @@ impl ChunkSet {
         self.count = 0;
     }
 
+    /// Ranges over `0..chunks` from now on, if those are more than before.
+    pub fn grow(&mut self, chunks: u64) {
+        if chunks > self.chunks {
+            let words = usize::try_from(chunks.div_ceil(64)).unwrap_or(usize::MAX);
+            self.words.resize(words, 0);
+            self.chunks = chunks;
+        }
+    }
+
     /// Adds every chunk of `other`.
     pub fn unite(&mut self, other: &ChunkSet) {
         for (mine, theirs) in self.words.iter_mut().zip(&other.words) {
@@ -180,6 +189,16 @@ mod tests {
             let bytes = set.bytes(0, chunks.div_ceil(8) as usize);
             prop_assert_eq!(ChunkSet::from_bytes(chunks, &bytes), set);
         }
+    }
+
+    #[test]
+    fn a_set_that_grows_keeps_its_chunks_and_has_no_new_ones() {
+        let mut set = ChunkSet::full(70);
+        set.grow(200);
+        assert_eq!((set.chunks(), set.count()), (200, 70));
+        assert!(set.insert(199) && !set.contains(70));
+        set.grow(10);
+        assert_eq!((set.chunks(), set.count()), (200, 71));
     }
 
     #[test]

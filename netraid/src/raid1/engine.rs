@@ -13,6 +13,7 @@ mod attach;
 mod clean;
 mod commit;
 mod copy;
+mod grow;
 mod interface;
 mod membership;
 mod read;
@@ -98,6 +99,10 @@ pub struct Engine {
     generations: Generations,
     /// The metadata version that has the current generation, if it was minted here.
     minted: u64,
+    /// The metadata version that has the current size, if it grew here.
+    resized: u64,
+    /// The size that it is about to have.
+    growing: Option<u64>,
     /// The slots whose legs were written under the current generation.
     members: SlotSet,
     events: u64,
@@ -141,6 +146,7 @@ impl Engine {
             Event::Join { slot, image, terms } => self.attach(slot, image, terms, effects),
             Event::Remove { slot, reason } => self.leg_failed(slot, reason, effects),
             Event::Speed { most, least } => self.set_speed(most, least),
+            Event::Grow { size } => self.growing = Some(size),
             Event::Lost { slot, reason } => self.lost(slot, reason, effects),
             Event::Tick => self.tick(effects),
             Event::PauseResync(paused) => self.resync.paused = paused,
@@ -270,6 +276,7 @@ impl Engine {
         if self.halted.is_some() {
             self.fail_unlaunched(effects);
         }
+        self.proceed_growth();
         self.start_runnable(effects);
         self.pump_resync(effects);
         self.proceed_stop(effects);
@@ -409,6 +416,7 @@ fn refuse(event: Event, effects: &mut Vec<Effect>) {
         | Event::Lost { .. }
         | Event::Remove { .. }
         | Event::Speed { .. }
+        | Event::Grow { .. }
         | Event::Tick
         | Event::PauseResync(_)
         | Event::Stop => {}

@@ -75,6 +75,13 @@ impl Intent {
         }
     }
 
+    /// There are more chunks from now on; none of the new ones is dirty yet.
+    pub fn grow(&mut self, chunks: u64) {
+        for set in [&mut self.wanted, &mut self.durable, &mut self.recent] {
+            set.grow(chunks);
+        }
+    }
+
     /// A write to `chunks` is about to be launched; says whether all their bits are durable already.
     pub fn hold(&mut self, chunks: Range<u64>) -> bool {
         let mut durable = true;

@@ -12,11 +12,11 @@ use nbd_client::connection::WhenFull;
 use nbd_client::{Connection, Options, Target};
 use nbd_protocol::session::Session;
 
+use crate::md::MdUuid;
 use crate::md::format::{FormattedLeg, NewLeg};
-use crate::md::{BitmapSuperblock, MdUuid, Superblock};
 use crate::mirror::generation::SLOTS;
 use crate::raid1::holds::holds;
-use crate::raid1::leg::{LegState, Slot, SlotSet};
+use crate::raid1::leg::{LegImage, LegState, Slot, SlotSet};
 use crate::raid1::link::Link;
 use crate::raid1::metadata::{Metadata, MetadataError, NodeNames};
 use crate::raid1::running::Mirror;
@@ -26,7 +26,6 @@ pub struct Keepers {
     mirror: Arc<Mirror>,
     array: MdUuid,
     names: NodeNames,
-    template: (Superblock, BitmapSuperblock),
     leg_timeout: Duration,
     turns: [Mutex<()>; SLOTS],
     state: Mutex<State>,
@@ -80,7 +79,6 @@ impl Keepers {
             mirror,
             array: metadata.array(),
             names: metadata.names(),
-            template: (metadata.superblock().clone(), metadata.bitmap().clone()),
             leg_timeout,
             turns: Default::default(),
             state: Mutex::default(),
@@ -183,7 +181,9 @@ impl Keepers {
             write_mostly: true,
             fail_fast: false,
         };
-        let (superblock, bitmap) = &self.template;
+        let template = self.mirror.template();
+        let (superblock, bitmap) =
+            &template.ok_or_else(|| refused("this node's own leg has failed".into()))?;
         let (number, place) = (slot.number() as u32, slot.number() as u16);
         let formatted = FormattedLeg::join(superblock, bitmap, number, place, &leg)
             .map_err(|error| refused(error.to_string()))?;
@@ -240,7 +240,7 @@ impl Keepers {
             .map(|state| state.target.clone());
         let target = target.ok_or("the target was removed")?;
         let link = self.open(&target)?;
-        let (metadata, image) =
+        let (mut metadata, mut image) =
             Metadata::read(&link, self.leg_timeout).map_err(|error| match error {
                 MetadataError::Blank => "its disk is blank; use netraid extend to fill it".into(),
                 other => other.to_string(),
@@ -257,14 +257,28 @@ impl Keepers {
                 metadata.slot()
             ));
         }
-        if metadata.shape() != self.mirror.shape() {
-            return Err(format!(
-                "its disk is laid out differently: {:?}",
-                metadata.shape()
-            ));
-        }
+        self.bring_along(&mut metadata, &mut image, &link)?;
         self.mirror.attach(slot, link, metadata, Some(image));
         Ok(())
+    }
+
+    /// A leg that was away while the mirror was resized gets the mirror's size.
+    fn bring_along(
+        &self,
+        metadata: &mut Metadata,
+        image: &mut LegImage,
+        link: &Link,
+    ) -> Result<(), String> {
+        let (found, wanted) = (metadata.shape(), self.mirror.shape());
+        if found == wanted {
+            return Ok(());
+        }
+        if found.slots != wanted.slots {
+            return Err(format!("its disk is laid out differently: {found:?}"));
+        }
+        metadata
+            .reshape(image, wanted, link.size())
+            .map_err(|error| format!("it can't have the mirror's size: {error}"))
     }
 
     fn open(&self, target: &Target) -> Result<Link, String> {

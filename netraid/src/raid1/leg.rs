@@ -2,8 +2,10 @@
 
 use std::fmt;
 
+use crate::md::resize::reshaped_ranges;
 use crate::mirror::generation::{Generations, SLOTS};
 use crate::raid1::chunks::ChunkSet;
+use crate::raid1::engine::Shape;
 
 /// Number of a leg in its mirror, below [`SLOTS`]; also its md raid-disk number.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -165,5 +167,17 @@ impl LegImage {
     /// Whether the leg's data is one state that the mirror once had, so that it may be put into service.
     pub fn is_consistent(&self) -> bool {
         self.record.consistent && !self.superblock.recovering
+    }
+
+    /// What the leg of a mirror of shape `before` has to say in one of shape `after`: what its own bitmap does not speak for
+    /// is dirty.
+    pub fn reshape(&mut self, before: Shape, after: Shape) {
+        let mut dirty = ChunkSet::empty(after.chunks());
+        let runs = self.dirty.iter().map(|chunk| chunk..chunk + 1);
+        let runs = reshaped_ranges(runs, before.chunk, before.size, after.chunk, after.size);
+        runs.flatten().for_each(|chunk| {
+            dirty.insert(chunk);
+        });
+        self.dirty = dirty;
     }
 }

@@ -10,11 +10,12 @@ use flags::{
 };
 use nbd_protocol::command::Failure;
 
-use crate::md::bitmap::Trust;
+use crate::md::bitmap::{STATE_STALE, STATE_WRITE_ERROR, Trust};
 use crate::md::format::FormattedLeg;
 use crate::md::superblock::{Features, Role, Timestamp, WRITE_MOSTLY};
 use crate::md::{
-    BitmapError, BitmapSuperblock, Layout, LayoutError, PAGE, SECTOR, Superblock, SuperblockError,
+    BitmapError, BitmapSuperblock, Layout, LayoutError, PAGE, ResizeError, Room, SECTOR,
+    Superblock, SuperblockError,
 };
 use crate::mirror::departure::Witness;
 use crate::mirror::generation::{Generation, Generations, HISTORY, SLOTS};
@@ -74,6 +75,9 @@ pub struct Metadata {
     layout: Layout,
     record: StateRecord,
     slot: Slot,
+    /// The bits on the disk are of no use, or of another chunk: the next time all are written, and nothing of the bitmap
+    /// counts before they are.
+    rewrite: bool,
 }
 
 /// Names of the nodes of a mirror, by slot.
@@ -121,6 +125,7 @@ impl Metadata {
             layout,
             record,
             slot,
+            rewrite: false,
         })
     }
 
@@ -139,10 +144,13 @@ impl Metadata {
             .map_err(MetadataError::Superblock)?;
         let start = superblock.bitmap_sector().ok_or(LayoutError::NoBitmap)? * SECTOR;
         let bitmap = BitmapSuperblock::decode(&link.read(start, PAGE, patience)?)?;
+        let trust = bitmap.trust(&superblock)?;
+        // They differ where a resize was interrupted.
+        let mut bitmap = bitmap.of_size(superblock.size)?;
         let layout = Layout::of(&superblock, &bitmap)?;
         let size = superblock.size.saturating_mul(SECTOR);
         let chunks = layout.chunks(size);
-        let dirty = match bitmap.trust(&superblock)? {
+        let dirty = match trust {
             Trust::Complete => {
                 // bitmap_room bounds the bitmap; decode() bounded both by the size of the disk.
                 let length = (crate::md::bitmap::HEADER as u64 + chunks.div_ceil(8))
@@ -150,10 +158,13 @@ impl Metadata {
                 let whole = link.read(start, length as usize, patience)?;
                 ChunkSet::from_bytes(chunks, &whole[crate::md::bitmap::HEADER..])
             }
-            Trust::OutOfDate { .. } | Trust::MarkedStale | Trust::WriteFailed => {
-                ChunkSet::full(chunks)
-            }
+            Trust::OutOfDate { .. }
+            | Trust::MarkedStale
+            | Trust::WriteFailed
+            | Trust::TooShort { .. } => ChunkSet::full(chunks),
         };
+        // The engine has every bit written first of all.
+        bitmap.state &= !(STATE_STALE | STATE_WRITE_ERROR);
         let legs = superblock.raid_disks;
         if legs == 0 || legs as usize > SLOTS {
             return Err(MetadataError::Legs(legs));
@@ -182,6 +193,7 @@ impl Metadata {
                 layout,
                 record,
                 slot,
+                rewrite: trust != Trust::Complete,
             },
             image,
         ))
@@ -221,6 +233,56 @@ impl Metadata {
         &self.bitmap
     }
 
+    /// What the leg could hold if its disk has `device` bytes.
+    ///
+    /// # Errors
+    /// If it can't be resized.
+    pub fn room(&self, device: u64) -> Result<Room, ResizeError> {
+        Room::of(&self.superblock, Some(&self.bitmap), device)
+    }
+
+    /// Takes all of a disk that has grown to `device` bytes for data; nothing is written before the next [`Metadata::writes`].
+    ///
+    /// # Errors
+    /// If it can't be resized.
+    pub fn use_whole_disk(&mut self, device: u64) -> Result<Room, ResizeError> {
+        let room = self.room(device)?;
+        self.superblock.data_size = room.data / SECTOR;
+        self.layout.data_size = room.data;
+        self.bitmap.sectors_reserved = u32::try_from(room.bitmap / SECTOR).unwrap_or(u32::MAX);
+        Ok(room)
+    }
+
+    /// Makes this leg, which was away while the mirror was resized, one of a mirror of that shape, on a disk of `device`
+    /// bytes. What its own bitmap did not speak for counts as dirty. Nothing is written before the mirror takes it, with its
+    /// whole bitmap.
+    ///
+    /// # Errors
+    /// If its disk is too small.
+    pub fn reshape(
+        &mut self,
+        image: &mut LegImage,
+        shape: Shape,
+        device: u64,
+    ) -> Result<(), ResizeError> {
+        let (before, chunk) = (self.shape(), u32::try_from(shape.chunk).unwrap_or(u32::MAX));
+        let room = self.room(device)?;
+        if room.data < shape.size {
+            let (room, need) = (room.data, shape.size);
+            return Err(ResizeError::TooSmall { room, need });
+        }
+        if room.chunk_for(shape.size, chunk)? != chunk {
+            let (room, size) = (room.bitmap, shape.size);
+            return Err(ResizeError::BitmapRoom { room, size });
+        }
+        self.use_whole_disk(device)?;
+        image.reshape(before, shape);
+        self.rewrite |= chunk != self.bitmap.chunk;
+        self.bitmap.chunk = chunk;
+        self.layout.chunk = chunk;
+        Ok(())
+    }
+
     /// Names of the nodes, by slot.
     pub fn names(&self) -> NodeNames {
         Slot::first(self.superblock.raid_disks as usize)
@@ -235,7 +297,7 @@ impl Metadata {
     ///
     /// The bitmap goes first: the kernel takes a bitmap older than the superblock for stale. The record goes before the
     /// superblock, in two copies: a torn one leaves the other, and a leg whose superblock still says "being resynced"
-    /// is not started by anyone.
+    /// is not started by anyone. A new size is there with the superblock; the bitmap speaks for it before.
     pub fn writes(
         &mut self,
         update: &Update,
@@ -243,13 +305,23 @@ impl Metadata {
     ) -> Result<Vec<(u64, Bytes)>, MetadataError> {
         self.bitmap.events = update.events;
         self.bitmap.events_cleared = update.events_cleared;
-        let mut writes = self.bitmap_writes(update);
+        self.bitmap.sync_size = update.size / SECTOR;
+        let mut writes = Vec::new();
+        if !update.pages.is_empty() && std::mem::take(&mut self.rewrite) {
+            self.bitmap.state |= STATE_STALE;
+            writes = self.bitmap_writes(&update.pages);
+            self.bitmap.state &= !STATE_STALE;
+            writes.extend(self.bitmap_writes(&update.pages[..1]));
+        } else {
+            writes.extend(self.bitmap_writes(&update.pages));
+        }
         if let Some((record, state)) = &update.superblock {
             self.set_record(record, state, local);
             let bytes = Bytes::copy_from_slice(&self.record.encode()?);
             for at in self.layout.records.ok_or(MetadataError::NoRoom)? {
                 writes.push((at, bytes.clone()));
             }
+            self.superblock.size = update.size / SECTOR;
             self.set_superblock(state, local);
             writes.push((
                 self.layout.superblock,
@@ -260,9 +332,9 @@ impl Metadata {
     }
 
     /// Neighbouring pages go out together: a whole bitmap is many pages, and each write waits for the one before.
-    fn bitmap_writes(&self, update: &Update) -> Vec<(u64, Bytes)> {
+    fn bitmap_writes(&self, pages: &[(u32, Bytes)]) -> Vec<(u64, Bytes)> {
         let mut writes: Vec<(u64, Vec<u8>)> = Vec::new();
-        for (page, bits) in &update.pages {
+        for (page, bits) in pages {
             let start = u64::from(*page) * PAGE as u64;
             let mut bytes = Vec::with_capacity(PAGE);
             if *page == 0 {

@@ -56,7 +56,7 @@ pub type OnExpel = Box<dyn Fn(Slot, &str) + Send + Sync>;
 /// A mirror whose source is this node.
 pub struct Mirror {
     array: crate::md::MdUuid,
-    shape: Shape,
+    slots: usize,
     local: Slot,
     began: Instant,
     core: Mutex<Core>,
@@ -84,7 +84,7 @@ impl Mirror {
         };
         let mirror = Arc::new(Mirror {
             array: metadata.array(),
-            shape,
+            slots: shape.slots,
             local,
             began: Instant::now(),
             core: Mutex::new(core),
@@ -98,9 +98,9 @@ impl Mirror {
         mirror
     }
 
-    /// Size and division.
+    /// Size and division, as they are now.
     pub fn shape(&self) -> Shape {
-        self.shape
+        self.lock().engine.shape()
     }
 
     /// Gives the mirror a leg that was connected and whose metadata was read (or just made, with no image).
@@ -420,9 +420,9 @@ pub struct MirrorDevice(pub Arc<Mirror>);
 
 impl BlockDevice for MirrorDevice {
     fn geometry(&self) -> Geometry {
-        let minimum = Slot::first(self.0.shape.slots).filter_map(|slot| self.0.link(slot));
+        let minimum = Slot::first(self.0.slots).filter_map(|slot| self.0.link(slot));
         Geometry {
-            size: self.0.shape.size,
+            size: self.0.shape().size,
             minimum_block: minimum.map(|link| link.minimum_block()).max().unwrap_or(1),
             preferred_block: 4096,
             read_only: false,

@@ -157,6 +157,7 @@ impl Answerer {
                 self.mirror.set_speed(bytes(most), bytes(least));
                 Ok(Told::Done)
             }
+            Order::Grow { size } => self.keepers.grow(size).map(|()| Told::Done),
             Order::Stop => self.stop(),
         };
         match done {

@@ -176,6 +176,7 @@ pub(crate) fn data() -> Mirrors {
                 time_left_ms: Some(166_000),
             }),
             problems: vec![],
+            notes: vec![],
         }],
     }
 }

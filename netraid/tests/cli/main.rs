@@ -424,14 +424,37 @@ fn mirror_action_acts_on_its_own_node_only() {
 }
 
 #[test]
+fn a_resize_is_one_order_in_bytes_and_says_what_was_done() {
+    let (folder, asked) = daemon(Answer {
+        steps: vec!["grow the mirror".into()],
+        ..Answer::done()
+    });
+    for line in [
+        "mirror_resize -f -s 4096 data",
+        "netraid resize data --force --size 4M",
+    ] {
+        asked.lock().unwrap().clear();
+        let told = run(folder.path(), line);
+        assert_eq!(told.code, Some(0), "{line}: {}", told.err);
+        assert_eq!(told.out, "grow the mirror\ndata is resized\n");
+        let asked = asked.lock().unwrap();
+        let (_, path, body) = asked.iter().find(|(method, ..)| method == "POST").unwrap();
+        assert_eq!(path, "/v1/mirrors/data/orders");
+        assert_eq!(
+            body, r#"{"order":"resize","size":4194304,"force":true}"#,
+            "{line}"
+        );
+    }
+    let told = run(folder.path(), "mirror_resize data --dry-run");
+    assert_eq!(told.out, "grow the mirror\n");
+    let (_, path, body) = asked.lock().unwrap().last().unwrap().clone();
+    assert_eq!(path, "/v1/mirrors/data/orders?dry-run=true");
+    assert_eq!(body, r#"{"order":"resize","size":null,"force":false}"#);
+}
+
+#[test]
 fn what_can_not_be_done_yet_is_refused_by_name() {
     let (folder, _) = daemon(Answer::done());
-    let told = run(folder.path(), "mirror_resize -f -s 4096 data");
-    assert_eq!(told.code, Some(3));
-    assert!(
-        told.err
-            .contains("not built yet, nothing was changed; data keeps its 1 GiB")
-    );
     for line in [
         "bitmap -c data",
         "bitmap -d data",

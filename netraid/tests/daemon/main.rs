@@ -22,6 +22,7 @@ mod cables;
 mod faults;
 mod lifekeeper;
 mod operator;
+mod resize;
 mod restarts;
 mod resyncs;
 mod scenarios;

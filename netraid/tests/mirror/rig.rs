@@ -115,6 +115,7 @@ impl Rig {
         let update = Update {
             events: 1,
             events_cleared: 1,
+            size,
             pages: vec![(0, Bytes::from(image.dirty.bytes(first, length)))],
             superblock: Some((image.record, image.superblock)),
         };

@@ -76,9 +76,8 @@ impl Application {
         }
     }
 
-    /// A request of its own choosing.
-    pub fn ask(&mut self, random: &mut Random) -> (RequestId, Command) {
-        let blocks = self.acknowledged.len() as u64;
+    /// A request of its own choosing, to a mirror of so many blocks.
+    pub fn ask(&mut self, random: &mut Random, blocks: u64) -> (RequestId, Command) {
         let request = self.next;
         self.next += 1;
         let most = if random.chance(8) { blocks } else { 6 };

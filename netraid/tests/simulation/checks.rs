@@ -82,7 +82,7 @@ impl World {
                     }
                 }
                 Learned::Flushed(floor) => {
-                    for (block, floor) in floor.iter().enumerate() {
+                    for (block, floor) in floor.iter().enumerate().take(self.blocks()) {
                         let what = format!("leg {leg}'s stable storage after a flush");
                         let value = disk.stable[block];
                         self.application
@@ -144,7 +144,7 @@ impl World {
             if !copied_to || !disk.is_consistent() {
                 continue;
             }
-            for block in 0..disk.cache.len() {
+            for block in 0..self.blocks() {
                 // One that was equal and waits to be marked got nothing since: it has what the source failed to write.
                 let failed =
                     self.states[leg] == LegState::Attaching && self.failed_elsewhere[leg][block];
@@ -168,7 +168,7 @@ impl World {
         };
         for other in in_sync {
             let (one, two) = (&self.disks[first].cache, &self.disks[other].cache);
-            for block in 0..one.len() {
+            for block in 0..self.blocks() {
                 assert!(
                     one[block] == two[block] || self.is_being_written(block),
                     "legs {first} and {other} are in sync, but block {block} holds {} and {}",
@@ -208,6 +208,10 @@ impl World {
             let what = format!("leg {leg}, which may be started,");
             for (block, value) in self.disks[leg].stable.iter().enumerate() {
                 let floor = self.application.durable_floor(block);
+                if !self.disks[leg].has(block) {
+                    assert_eq!(floor, 0, "{what} ends before block {block}");
+                    continue;
+                }
                 self.application
                     .expect_at_least(block, *value, floor, &what);
             }
@@ -232,6 +236,11 @@ impl World {
             self.disks.iter().map(|disk| disk.super_state()).collect();
         let Some(states) = states else { return };
         let newest = states.iter().max_by_key(|state| state.events);
+        // The kernel goes by the newest superblock's size.
+        let newest_disk = self
+            .disks
+            .iter()
+            .max_by_key(|disk| disk.super_state().map(|state| state.events));
         let Some(newest) = newest.filter(|newest| newest.clean) else {
             return;
         };
@@ -242,7 +251,9 @@ impl World {
         }
         let first = &self.disks[0];
         for (leg, disk) in self.disks.iter().enumerate() {
-            for block in 0..first.cache.len() {
+            for block in
+                (0..self.room()).filter(|block| newest_disk.is_some_and(|it| it.has(*block)))
+            {
                 let value = first.stable[block];
                 assert!(
                     disk.cache[block] == value && disk.stable[block] == value,
@@ -262,7 +273,8 @@ impl World {
         if !by_bits || a.record().generations.current == Generation::NONE {
             return;
         }
-        for block in 0..a.cache.len() {
+        // What only one of them has counts as different when they meet.
+        for block in (0..self.room()).filter(|block| a.has(*block) && b.has(*block)) {
             let equal = a.cache[block] == b.cache[block]
                 && a.stable[block] == a.cache[block]
                 && b.stable[block] == b.cache[block];

@@ -1,7 +1,7 @@
 //! One simulated disk: a volatile cache over stable blocks, and metadata as it would be read back after a crash.
 
 use netraid::raid1::chunks::ChunkSet;
-use netraid::raid1::engine::Update;
+use netraid::raid1::engine::{Shape, Update};
 use netraid::raid1::intent::page_bytes;
 use netraid::raid1::leg::{LegImage, LegRecord, SuperState};
 
@@ -20,7 +20,10 @@ pub struct Disk {
     /// Blocks whose newest content went away with a flush that failed.
     pub lost: Vec<bool>,
     bits: Vec<u8>,
-    chunks: u64,
+    /// What its superblock says.
+    shape: Shape,
+    /// The bytes for which its bitmap speaks.
+    spoken_for: u64,
     record: LegRecord,
     superblock: Option<SuperState>,
 }
@@ -28,19 +31,23 @@ pub struct Disk {
 /// One durable step of a metadata update; a crash can come between any two.
 #[derive(Clone)]
 pub enum MetadataStep {
-    Page(u32, Vec<u8>),
+    /// With the bytes for which all pages speak; the first has them in its header.
+    Page(u32, Vec<u8>, u64),
     Record(LegRecord),
-    Superblock(SuperState),
+    /// With the bytes of the mirror.
+    Superblock(SuperState, u64),
 }
 
 impl std::fmt::Debug for MetadataStep {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            MetadataStep::Page(page, bytes) => {
+            MetadataStep::Page(page, bytes, _) => {
                 write!(f, "page {page} {:02x?}..", &bytes[..8.min(bytes.len())])
             }
             MetadataStep::Record(record) => f.write_str(&brief_record(record)),
-            MetadataStep::Superblock(state) => f.write_str(&brief_state(state)),
+            MetadataStep::Superblock(state, size) => {
+                write!(f, "{} of {size} bytes", brief_state(state))
+            }
         }
     }
 }
@@ -49,24 +56,25 @@ impl std::fmt::Debug for MetadataStep {
 pub fn steps(update: &Update) -> Vec<MetadataStep> {
     let pages = update.pages.iter();
     let mut steps: Vec<MetadataStep> = pages
-        .map(|(page, bytes)| MetadataStep::Page(*page, bytes.to_vec()))
+        .map(|(page, bytes)| MetadataStep::Page(*page, bytes.to_vec(), update.size))
         .collect();
     if let Some((record, state)) = &update.superblock {
         steps.push(MetadataStep::Record(record.clone()));
-        steps.push(MetadataStep::Superblock(state.clone()));
+        steps.push(MetadataStep::Superblock(state.clone(), update.size));
     }
     steps
 }
 
 impl Disk {
     /// A blank disk with arbitrary content.
-    pub fn blank(blocks: u64, chunks: u64, content: u32) -> Disk {
+    pub fn blank(blocks: u64, shape: Shape, content: u32) -> Disk {
         Disk {
             cache: vec![content; blocks as usize],
             stable: vec![content; blocks as usize],
             lost: vec![false; blocks as usize],
-            bits: vec![0; chunks.div_ceil(8) as usize],
-            chunks,
+            bits: vec![0; (blocks * BLOCK).div_ceil(shape.chunk).div_ceil(8) as usize],
+            shape,
+            spoken_for: shape.size,
             record: LegRecord::default(),
             superblock: None,
         }
@@ -93,11 +101,24 @@ impl Disk {
     }
 
     pub fn dirty(&self) -> ChunkSet {
-        ChunkSet::from_bytes(self.chunks, &self.bits)
+        match self.spoken_for < self.shape.size {
+            true => ChunkSet::full(self.shape.chunks()),
+            false => ChunkSet::from_bytes(self.shape.chunks(), &self.bits),
+        }
+    }
+
+    /// Whether the mirror has that block, as far as this disk knows.
+    pub fn has(&self, block: usize) -> bool {
+        (block as u64) < self.shape.size / BLOCK
+    }
+
+    /// What its metadata says.
+    pub fn shape(&self) -> Shape {
+        self.shape
     }
 
     pub fn is_dirty(&self, chunk: u64) -> bool {
-        self.bits[(chunk / 8) as usize] & 1 << (chunk % 8) != 0
+        self.spoken_for < self.shape.size || self.bits[(chunk / 8) as usize] & 1 << (chunk % 8) != 0
     }
 
     pub fn super_state(&self) -> Option<&SuperState> {
@@ -110,22 +131,32 @@ impl Disk {
 
     pub fn apply_metadata(&mut self, step: &MetadataStep) {
         match step {
-            MetadataStep::Page(page, bytes) => {
+            MetadataStep::Page(page, bytes, size) => {
                 let (first, length) = page_bytes(*page);
                 let end = self.bits.len().min(first + length);
+                if *page == 0 {
+                    self.spoken_for = *size;
+                }
                 if first < end {
                     self.bits[first..end].copy_from_slice(&bytes[..end - first]);
                 }
             }
             MetadataStep::Record(record) => self.record = record.clone(),
-            MetadataStep::Superblock(state) => self.superblock = Some(state.clone()),
+            MetadataStep::Superblock(state, size) => {
+                self.superblock = Some(state.clone());
+                self.shape.size = *size;
+            }
         }
     }
 
     /// The power fails during a step. A page is written in sectors, each wholly or not at all; here they are as small
     /// as a byte. A record has two copies and a superblock is one sector: they are never torn.
     pub fn tear_metadata(&mut self, step: &MetadataStep, random: &mut Random) {
-        if let MetadataStep::Page(page, bytes) = step {
+        if let MetadataStep::Page(page, bytes, size) = step {
+            // The header is in the first sector.
+            if *page == 0 && random.chance(50) {
+                self.spoken_for = *size;
+            }
             let (first, length) = page_bytes(*page);
             let end = self.bits.len().min(first + length);
             for (old, new) in self.bits[first.min(end)..end].iter_mut().zip(bytes) {

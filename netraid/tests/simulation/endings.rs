@@ -34,8 +34,10 @@ impl World {
         self.feed(Event::Stop);
         self.run_until(|world| world.stopped, "stopped");
         for disk in &self.disks {
+            assert_eq!(disk.shape(), self.shape, "all legs have one size");
             assert_eq!(
-                disk.stable, self.disks[0].stable,
+                disk.stable[..self.blocks()],
+                self.disks[0].stable[..self.blocks()],
                 "all legs are equal after a resync and a clean stop"
             );
             assert!(
@@ -44,7 +46,7 @@ impl World {
             );
             assert!(disk.image().unwrap().superblock.clean && disk.is_consistent());
         }
-        for (block, value) in self.disks[0].stable.iter().enumerate() {
+        for (block, value) in self.disks[0].stable[..self.blocks()].iter().enumerate() {
             let floor = self.application.floor(block);
             self.application
                 .expect_at_least(block, *value, floor, "at the end");
@@ -213,9 +215,9 @@ impl World {
     fn start_apart(&mut self, leg: usize, force: bool) -> Option<Engine> {
         let image = self.disks[leg].image()?;
         let ids = IdSource::new(self.random.next());
-        let local = slot(leg);
+        let (local, shape) = (slot(leg), self.disks[leg].shape());
         let mut engine =
-            Engine::assemble(self.shape, Settings::default(), local, image, ids, force).ok()?;
+            Engine::assemble(shape, Settings::default(), local, image, ids, force).ok()?;
         perform_all(&mut engine, vec![Event::Tick], None);
         Some(engine)
     }

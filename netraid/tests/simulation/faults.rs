@@ -26,6 +26,8 @@ impl World {
             192..=195 => self.crash_source(),
             196 => self.pause(),
             197 => self.replace_a_disk(),
+            198 if self.random.chance(40) => self.grow(),
+            198 => self.pause(),
             _ => self.stop_and_start(),
         }
         self.check();
@@ -84,7 +86,11 @@ impl World {
             }
         }
         self.connect(leg);
-        let image = self.disks[leg].image();
+        let mut image = self.disks[leg].image();
+        if let Some(image) = &mut image {
+            // One that was away while the mirror grew, or grew with a source that nobody heard of any more.
+            image.reshape(self.disks[leg].shape(), self.shape);
+        }
         self.written_to[leg] = false;
         self.failed_elsewhere[leg].fill(false);
         self.note(|| format!("leg {leg} is connected: {}", brief(image.as_ref())));
@@ -116,6 +122,34 @@ impl World {
                 "leg {leg} is to be copied in full, but not every chunk is marked"
             );
         }
+    }
+
+    /// Somebody has enlarged the disks: the mirror follows, with its own leg alone, while others come back in between.
+    fn grow(&mut self) {
+        if self.engine.is_none() || self.is_over() || self.blocks() == self.room() {
+            return;
+        }
+        let blocks = self.blocks() as u64 + 1;
+        let blocks = blocks + self.random.below(self.room() as u64 - blocks + 1);
+        self.note(|| format!("to {blocks} blocks"));
+        // What is new on the own disk reads as zeroes; on the others it is whatever was there.
+        let (from, source) = (self.blocks(), self.source);
+        for block in from..self.room() {
+            self.disks[source].cache[block] = 0;
+            self.disks[source].stable[block] = 0;
+            self.disks[source].lost[block] = false;
+        }
+        if self.random.chance(80) {
+            for leg in self.slots().filter(|leg| *leg != source) {
+                self.feed(Event::Remove {
+                    slot: slot(leg),
+                    reason: "the mirror grows".into(),
+                });
+            }
+        }
+        self.feed(Event::Grow {
+            size: blocks * crate::disk::BLOCK,
+        });
     }
 
     /// Now and then nothing goes wrong for long enough.
@@ -190,7 +224,7 @@ impl World {
         self.note(|| format!("leg {leg} gets a blank disk"));
         self.take_flights_to(leg);
         self.disconnect(leg);
-        self.disks[leg] = Disk::blank(self.blocks() as u64, self.shape.chunks(), junk(leg));
+        self.disks[leg] = Disk::blank(self.room() as u64, self.shape, junk(leg));
         self.forgetful[leg] = false;
         self.tally.replacements += 1;
     }
@@ -275,10 +309,15 @@ impl World {
         let newest: Vec<usize> = self.slots().filter(|leg| self.is_newest(*leg)).collect();
         // Two that do not know of each other, after several faults at once: the administrator has to know better.
         let has_everything = |leg: &usize| {
-            (0..self.blocks()).all(|block| {
-                let value = self.disks[*leg].cache[block];
+            let disk = &self.disks[*leg];
+            (0..self.room()).all(|block| {
                 let floor = self.application.floor(block);
-                self.application.is_at_least(block, value, floor)
+                match disk.has(block) {
+                    true => self
+                        .application
+                        .is_at_least(block, disk.cache[block], floor),
+                    false => floor == 0,
+                }
             })
         };
         let best = newest.iter().copied().find(has_everything);

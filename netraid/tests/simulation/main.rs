@@ -86,6 +86,7 @@ fn expect_enough(schedules: u64, total: &Tally) {
         ("finished resyncs", total.resyncs),
         ("stops", total.stops),
         ("refusals", total.refusals),
+        ("growths", total.growths),
     ] {
         assert!(count * 20 > schedules, "too few {what}: {count}");
     }

@@ -40,6 +40,8 @@ tally! {
     /// Mirrors written on two sides, one of which was discarded.
     discarded,
     stops,
+    /// Mirrors that became larger.
+    growths,
     /// Mirrors that could take no writes any more.
     halts,
     /// Source crashed at each moment of a schedule in turn.

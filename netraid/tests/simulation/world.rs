@@ -53,16 +53,18 @@ impl World {
         let slots = [2, 2, 2, 3, 3, 4][random.below(6) as usize];
         let chunk_blocks = [1, 2, 4, 8][random.below(4) as usize];
         let blocks = 8 + random.below(40);
+        // The disks have room for a mirror that grows.
+        let room = blocks + [0, 1, 7, 30][seed as usize / 4 % 4];
         let shape = Shape {
             size: blocks * BLOCK,
             chunk: chunk_blocks * BLOCK,
             slots,
         };
         let mut disks: Vec<Disk> = (0..slots)
-            .map(|slot| Disk::blank(blocks, shape.chunks(), junk(slot)))
+            .map(|slot| Disk::blank(room, shape, junk(slot)))
             .collect();
         // The first disk begins as zeroes: the application knows what it holds.
-        disks[0] = Disk::blank(blocks, shape.chunks(), 0);
+        disks[0] = Disk::blank(room, shape, 0);
         disks[0].format(Engine::create(shape, slot(0), &mut IdSource::new(seed)));
         let mut world = World {
             random,
@@ -74,7 +76,7 @@ impl World {
             flights: Vec::new(),
             engine: None,
             source: 0,
-            application: Application::new(blocks as usize),
+            application: Application::new(room as usize),
             now: 0,
             tally: Tally::default(),
             states: vec![LegState::Absent; slots],
@@ -83,7 +85,7 @@ impl World {
             errors: seed % 4,
             forgetful: vec![false; slots],
             written_to: vec![false; slots],
-            failed_elsewhere: vec![vec![false; blocks as usize]; slots],
+            failed_elsewhere: vec![vec![false; room as usize]; slots],
             moments: 0,
             last_moment,
         };
@@ -108,8 +110,14 @@ impl World {
         0..self.shape.slots
     }
 
-    pub fn blocks(&self) -> usize {
+    /// Blocks of the disks, of which the mirror may have fewer.
+    pub fn room(&self) -> usize {
         self.disks[0].cache.len()
+    }
+
+    /// Blocks of the mirror.
+    pub fn blocks(&self) -> usize {
+        (self.shape.size / BLOCK) as usize
     }
 
     /// How the leg takes part now; absent if nobody runs the mirror.
@@ -149,6 +157,7 @@ impl World {
     /// A node opens its own disk and runs the mirror from it.
     pub fn start_source(&mut self, leg: usize) {
         let image = self.disks[leg].image().expect("a source was formatted");
+        self.shape = self.disks[leg].shape();
         self.note(|| format!("leg {leg} becomes source: {}", brief(Some(&image))));
         let piece = self.shape.chunk * [1, 2, 3][self.random.below(3) as usize]
             / [1, 2][self.random.below(2) as usize];
@@ -164,9 +173,17 @@ impl World {
         if std::mem::take(&mut self.forgetful[leg]) {
             self.application.forget_volatile();
         }
-        for block in 0..self.blocks() {
+        for block in 0..self.room() {
             if std::mem::take(&mut self.disks[leg].lost[block]) {
                 self.application.forget_volatile_block(block);
+            }
+            if block >= self.blocks() {
+                let floor = self.application.floor(block);
+                assert_eq!(
+                    floor, 0,
+                    "block {block} was promised, and leg {leg} ends before it"
+                );
+                continue;
             }
             let (value, floor) = (self.disks[leg].cache[block], self.application.floor(block));
             self.application
@@ -197,6 +214,10 @@ impl World {
         };
         let mut effects = Vec::new();
         engine.handle(event, self.now, &mut effects);
+        if engine.shape() != self.shape {
+            self.shape = engine.shape();
+            self.tally.growths += 1;
+        }
         self.engine = Some(engine);
         for effect in effects {
             self.take_up(effect);
@@ -239,7 +260,9 @@ impl World {
         if self.engine.is_none() || self.is_over() {
             return;
         }
-        let (request, command) = self.application.ask(&mut self.random);
+        let (request, command) = self
+            .application
+            .ask(&mut self.random, self.shape.size / BLOCK);
         self.note(|| format!("request {request}: {command:?}"));
         let before = self.application.acknowledged_writes;
         self.feed(Event::Submit { request, command });

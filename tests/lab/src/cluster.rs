@@ -10,6 +10,7 @@ use serde_json::Value;
 use crate::job::Job;
 use crate::lab::Lab;
 use crate::mirror::{Mirror, RESYNC, SOON};
+use crate::node::Node;
 use crate::wait::wait_until;
 
 /// The daemons of a lab.
@@ -34,6 +35,19 @@ impl<'a> Cluster<'a> {
     /// # Errors
     /// A command failed.
     pub fn with(lab: &'a Lab, backend: &str, defaults: &str) -> Result<Cluster<'a>> {
+        Cluster::on(lab, backend, defaults, |node| node.disk(1).device())
+    }
+
+    /// The same, with legs on devices that the test has made.
+    ///
+    /// # Errors
+    /// A command failed.
+    pub fn on(
+        lab: &'a Lab,
+        backend: &str,
+        defaults: &str,
+        leg: impl Fn(&Node) -> String,
+    ) -> Result<Cluster<'a>> {
         let cluster = Cluster {
             lab,
             daemons: RefCell::default(),
@@ -50,7 +64,7 @@ impl<'a> Cluster<'a> {
                     "[[nodes]]\nname = \"{}\"\naddress = \"{}\"\ndisk = \"{}\"\nport = 10001\n",
                     each.name(),
                     each.ip(),
-                    each.disk(1).device()
+                    leg(each)
                 );
             }
             let daemon = format!(

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::command::Order;
+use super::grow::bring_along;
 use super::step::Step;
 use super::{MdArray, slot_of, sysfs};
 use crate::array::disk::{Access, Disk};
@@ -84,6 +85,8 @@ impl MdArray {
         let disk = Disk::open(&location, Access::Exclusive).map_err(ArrayError::failed)?;
         let disk = Arc::new(disk);
         let found = self.look_at(&disk, &local, slot, request)?;
+        let found = found.map(|leg| bring_along(leg, &local, disk.size(), &location));
+        let (found, along) = found.transpose()?.unzip();
         let present = self.present(local)?;
         let situation = Situation {
             array: &self.device(),
@@ -97,7 +100,7 @@ impl MdArray {
             now: crate::raid1::metadata::now(),
         };
         let plan = plan(&situation, request)?;
-        for step in &plan.steps {
+        for step in along.iter().flatten().chain(&plan.steps) {
             if let Step::Mdadm(Order::ReAdd { .. }) = step {
                 break;
             }
@@ -225,9 +228,6 @@ impl MdArray {
                 "{place} is leg {} of this mirror, that of {}; {} has leg {slot}",
                 leg.slot, leg.record.node, request.node
             ))),
-            Ok(leg) if leg.size() != local.size() => {
-                overwrite("a leg of this mirror with another size".into())
-            }
             Ok(leg) => Ok(Some(leg)),
             Err(LegError::Disk(error)) => Err(ArrayError::failed(error)),
             Err(LegError::Blank) => {

@@ -144,6 +144,7 @@ fn write(link: &Link, tag: &Tag, names: &[NodeName], slot: Slot, chunk: u32) -> 
     let update = Update {
         events: image.superblock.events,
         events_cleared: image.superblock.events,
+        size,
         pages: pages.collect(),
         superblock: Some((image.record, image.superblock)),
     };

@@ -52,6 +52,9 @@ fn mirror(mirror: &Mirror, here: &str) -> String {
     for problem in &mirror.problems {
         page += &format!("  problem: {}\n", plain(problem));
     }
+    for note in &mirror.notes {
+        page += &format!("  note: {}\n", plain(note));
+    }
     page
 }
 

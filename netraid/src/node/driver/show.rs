@@ -50,6 +50,7 @@ impl Driver {
             record: self.machine.record(),
             claims: self.claims,
             ticket: self.local.accepts().cloned(),
+            room: self.own_leg.room.clone(),
         };
         self.shared.publish(envelope);
         self.show();
@@ -112,6 +113,7 @@ impl Driver {
             refusal,
             nodes: self.nodes_shown(),
             resync: status.and_then(|status| resync(&status.status)),
+            notes: self.room_to_grow().into_iter().collect(),
             problems: [
                 &self.problems.flags,
                 &self.problems.own_leg,

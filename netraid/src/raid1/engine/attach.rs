@@ -123,6 +123,8 @@ impl Engine {
             ids,
             generations,
             minted: 0,
+            resized: 0,
+            growing: None,
             // All, also those that this leg knows to be away: it may itself have been left behind since, by a leg that
             // was in sync with it. What is written now without that one gets a generation that it never heard of.
             members: Slot::first(shape.slots).collect(),

@@ -117,6 +117,7 @@ impl Engine {
             let update = Update {
                 events: self.events,
                 events_cleared: self.events_cleared,
+                size: self.shape.size,
                 pages,
                 superblock,
             };

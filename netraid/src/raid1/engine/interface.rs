@@ -134,6 +134,12 @@ pub enum Event {
     },
     /// Time has passed; expected a few times a second.
     Tick,
+    /// Become larger. Nothing happens while another leg is attached, to a mirror that takes no writes, or if it has that
+    /// size already: [`super::Engine::shape`] tells, and [`super::Engine::size_is_durable`].
+    Grow {
+        /// Bytes of the mirror, which its own leg has room for, in the bitmap as well.
+        size: u64,
+    },
     /// Stop or continue copying.
     PauseResync(bool),
     /// Finish what was accepted, make every leg clean, then [`Effect::Stopped`].
@@ -169,6 +175,8 @@ pub struct Update {
     pub events: u64,
     /// The event counter when bits were last dropped with no leg absent (md: `events_cleared`).
     pub events_cleared: u64,
+    /// Bytes of the mirror. It changes only together with the superblock.
+    pub size: u64,
     /// Pages of the bitmap area: number and the bytes of the bit array that it holds.
     pub pages: Vec<(u32, Bytes)>,
     /// The leg's NetRAID record and superblock, if they change.

@@ -198,6 +198,56 @@ impl Keepers {
         self.add_in_turn(slot, &addition)
     }
 
+    /// Makes the mirror larger, with its own leg alone: all others are taken out first, and brought along when they are taken
+    /// back. Returns when the own leg has the size durably.
+    ///
+    /// # Errors
+    /// Another leg is in it, or its disk has no room.
+    pub fn grow(self: &Arc<Self>, size: u64) -> Result<(), OrderError> {
+        // Nobody is added meanwhile.
+        let _turns: Vec<_> = Slot::first(self.names.len())
+            .map(|slot| self.turn(slot))
+            .collect();
+        let shape = self.mirror.shape();
+        if size == shape.size {
+            return Ok(());
+        }
+        if size < shape.size {
+            return Err(refused("a mirror in service can't become smaller"));
+        }
+        let local = self.mirror.view(|view| view.engine.local());
+        let attached = Slot::first(self.names.len()).find(|slot| {
+            *slot != local && self.mirror.view(|view| view.engine.state(*slot)) != LegState::Absent
+        });
+        if let Some(slot) = attached {
+            let node = &self.names[slot.number()];
+            return Err(refused(format!(
+                "{node} has a leg in the mirror: take it out first"
+            )));
+        }
+        let room = self.mirror.room().map_err(refused)?;
+        let chunk = u32::try_from(shape.chunk).unwrap_or(u32::MAX);
+        if size > room.data {
+            return Err(refused(format!(
+                "the disk of this node has room for {} bytes of data, {size} are needed",
+                room.data
+            )));
+        }
+        match room.chunk_for(size, chunk) {
+            Ok(same) if same == chunk => {}
+            Ok(larger) => {
+                return Err(refused_with(
+                    format!(
+                        "the write-intent bitmap has room for that only with chunks of {larger} bytes instead of {chunk}"
+                    ),
+                    "stop the mirror: out of service its chunks can become larger",
+                ));
+            }
+            Err(error) => return Err(refused(error)),
+        }
+        self.mirror.grow(size, TAKE).map_err(OrderError::Failed)
+    }
+
     /// Expels the legs whose connection has died, and asks quiet ones for a sign of life. To be called a few times a second
     /// where no keeper looks after them.
     pub fn look_after_legs(self: &Arc<Self>) {
@@ -243,10 +293,11 @@ impl Keepers {
                 metadata.slot(),
                 self.names[slot.number()]
             ))),
-            Ok((metadata, _)) if metadata.shape() != self.mirror.shape() => {
-                overwrite("a leg of this mirror with another size or chunk".into())
+            Ok((mut metadata, mut image)) => {
+                self.bring_along(&mut metadata, &mut image, link)
+                    .map_err(|why| refused(format!("{target}: {why}")))?;
+                Ok(Some((metadata, image)))
             }
-            Ok(found) => Ok(Some(found)),
             Err(MetadataError::Io(failure)) => Err(failed(failure.to_string())),
             Err(MetadataError::Blank) => {
                 let found = holds(link, ANSWER).map_err(|failure| failed(failure.to_string()))?;

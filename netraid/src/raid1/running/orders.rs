@@ -1,9 +1,10 @@
 //! What somebody orders of a mirror at work, and waiting for what becomes of it.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::Mirror;
+use super::{Mirror, lock};
+use crate::md::{BitmapSuperblock, Room, Superblock};
 use crate::raid1::engine::{Event, Joined, Terms};
 use crate::raid1::leg::{LegImage, Slot};
 use crate::raid1::link::Link;
@@ -40,6 +41,62 @@ impl Mirror {
         self.drive([Event::Speed { most, least }, Event::Tick]);
     }
 
+    /// What the own leg's disk could hold, as it is now.
+    ///
+    /// # Errors
+    /// If there is no such leg, or it can't be resized.
+    pub fn room(&self) -> Result<Room, String> {
+        let attached = self.attached(self.local).ok_or("the own leg has failed")?;
+        let device = attached.link.size();
+        let metadata = lock(&attached.metadata);
+        metadata.room(device).map_err(|error| error.to_string())
+    }
+
+    /// The own leg's superblock and bitmap header, as they were written last; `None` if the leg has failed.
+    pub fn template(&self) -> Option<(Superblock, BitmapSuperblock)> {
+        let attached = self.attached(self.local)?;
+        let metadata = lock(&attached.metadata);
+        Some((metadata.superblock().clone(), metadata.bitmap().clone()))
+    }
+
+    /// Grows to `size` bytes, while no other leg is attached; returns when the own leg says so durably.
+    ///
+    /// # Errors
+    /// Why it did not, or that it took longer than `patience`; then it may still.
+    pub fn grow(self: &Arc<Self>, size: u64, patience: Duration) -> Result<(), String> {
+        let attached = self.attached(self.local).ok_or("the own leg has failed")?;
+        // The file or disk is longer than when it was opened.
+        let device = attached.link.size();
+        let room = lock(&attached.metadata).use_whole_disk(device);
+        room.map_err(|error| error.to_string())?;
+        self.drive([Event::Grow { size }]);
+        let deadline = Instant::now() + patience;
+        loop {
+            let seen = self.changes();
+            let (now, durable, growing, halted) = self.view(|view| {
+                let engine = view.engine;
+                let halted = engine.halted().map(str::to_owned);
+                let durable = engine.size_is_durable();
+                (engine.shape().size, durable, engine.is_growing(), halted)
+            });
+            if let Some(why) = halted {
+                return Err(why);
+            }
+            match () {
+                () if now >= size && durable => return Ok(()),
+                () if now < size && !growing => {
+                    return Err("another leg is attached, or the mirror is being stopped".into());
+                }
+                () => {}
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err("its own leg did not take the new size in time".into());
+            }
+            self.wait_for_change(seen, left.min(LOOK));
+        }
+    }
+
     /// Counts the changes of the legs' parts and of generations.
     pub fn changes(&self) -> u64 {
         self.lock().changes
@@ -54,3 +111,6 @@ impl Mirror {
             .wait_timeout_while(core, patience, |core| core.changes == seen);
     }
 }
+
+/// How often the end of a growth is looked for.
+const LOOK: Duration = Duration::from_millis(20);
