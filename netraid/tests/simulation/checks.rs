@@ -145,12 +145,11 @@ impl World {
                 continue;
             }
             for block in 0..self.blocks() {
-                // One that was equal and waits to be marked got nothing since: it has what the source failed to write.
-                let failed =
-                    self.states[leg] == LegState::Attaching && self.failed_elsewhere[leg][block];
+                // One that was equal and waits to be marked got nothing since: it is of the time before.
+                let parted = self.states[leg] == LegState::Attaching && self.parted[leg][block];
                 assert!(
                     disk.cache[block] == source.cache[block]
-                        || failed
+                        || parted
                         || self.is_being_written(block),
                     "leg {leg} has received some of what it missed but not block {block}, and calls itself consistent"
                 );

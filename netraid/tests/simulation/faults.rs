@@ -92,7 +92,7 @@ impl World {
             image.reshape(self.disks[leg].shape(), self.shape);
         }
         self.written_to[leg] = false;
-        self.failed_elsewhere[leg].fill(false);
+        self.parted[leg].fill(false);
         self.note(|| format!("leg {leg} is connected: {}", brief(image.as_ref())));
         if let (Some(engine), Some(image)) = (&self.engine, &image)
             && image.record.generations.current != Generation::NONE

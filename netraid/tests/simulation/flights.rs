@@ -110,7 +110,7 @@ impl World {
             for (block, before) in before.into_iter().enumerate() {
                 if self.disks[leg].lost[block] && !before {
                     self.application.doubt(block);
-                    self.note_failed(block);
+                    self.note_parted(block, LegState::Finishing);
                 }
             }
         }
@@ -125,16 +125,16 @@ impl World {
             && let Some((offset, length)) = command.range()
         {
             for block in offset / BLOCK..(offset + length) / BLOCK {
-                self.note_failed(block as usize);
+                self.note_parted(block as usize, LegState::Finishing);
             }
         }
     }
 
-    /// A leg that was equal to the last one in sync may have something else in this block now.
-    fn note_failed(&mut self, block: usize) {
+    /// A leg in this state that was equal to the last one in sync may have something else in this block now.
+    fn note_parted(&mut self, block: usize, state: LegState) {
         for leg in self.slots() {
-            if self.state(leg) == LegState::Finishing {
-                self.failed_elsewhere[leg][block] = true;
+            if self.state(leg) == state {
+                self.parted[leg][block] = true;
             }
         }
     }
@@ -168,6 +168,15 @@ impl World {
         let changes = matches!(&flight.work, Work::Data(command) if command.changes_data());
         if changes && self.connections[flight.slot] == Some(flight.connection) {
             self.written_to[flight.slot] = true;
+        }
+        if let Work::Data(command) = &flight.work
+            && changes
+            && self.state(flight.slot) == LegState::InSync
+            && let Some((offset, length)) = command.range()
+        {
+            for block in offset / BLOCK..(offset + length) / BLOCK {
+                self.note_parted(block as usize, LegState::Attaching);
+            }
         }
         let disk = &mut self.disks[flight.slot];
         let answer = match &flight.work {

@@ -35,8 +35,9 @@ pub struct World {
     pub forgetful: Vec<bool>,
     /// Legs that have received data over the connection that they have now.
     pub written_to: Vec<bool>,
-    /// For each leg, the blocks that the only leg in sync failed to write, or lost, while this one was in its last flush.
-    pub failed_elsewhere: Vec<Vec<bool>>,
+    /// For each leg that was equal to the only one in sync and is to be copied to again, the blocks in which it may differ
+    /// although it got nothing since: that one failed to write them or lost them, or they were written there meanwhile.
+    pub parted: Vec<Vec<bool>>,
     /// Events and operations so far: the moments at which the source can die.
     pub moments: u64,
     /// The moment at which everything stops, for the source to die.
@@ -85,7 +86,7 @@ impl World {
             errors: seed % 4,
             forgetful: vec![false; slots],
             written_to: vec![false; slots],
-            failed_elsewhere: vec![vec![false; room as usize]; slots],
+            parted: vec![vec![false; room as usize]; slots],
             moments: 0,
             last_moment,
         };
