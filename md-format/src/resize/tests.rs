@@ -134,13 +134,13 @@ fn a_leg_grows_by_three_kinds_of_writes_whose_bytes_are_known() {
 fn the_chunk_that_the_old_size_ends_in_is_dirty_and_a_larger_one_covers_what_smaller_ones_did() {
     let bits = DirtyBits::all_clean(10);
     let grown = reshaped(&bits, 4096, 9 * 4096 + 512, 4096, 12 * 4096);
-    assert_eq!(grown.ranges().collect::<Vec<_>>(), [9..12]);
+    assert!(grown.ranges().eq(std::iter::once(9..12)));
     let mut bits = DirtyBits::all_clean(10);
     bits.set(3);
     let coarse = reshaped(&bits, 4096, 10 * 4096, 8192, 16 * 4096);
     assert_eq!(coarse.ranges().collect::<Vec<_>>(), [1..2, 5..8]);
     let fine = reshaped(&bits, 4096, 10 * 4096, 1024, 10 * 4096);
-    assert_eq!(fine.ranges().collect::<Vec<_>>(), [12..16].to_vec());
+    assert!(fine.ranges().eq(std::iter::once(12..16)));
     let cut = reshaped(&bits, 4096, 10 * 4096, 4096, 3 * 4096);
     assert!(cut.is_clean(), "what is cut off is not spoken of");
 }

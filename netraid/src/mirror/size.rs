@@ -182,7 +182,8 @@ mod tests {
     #[test]
     fn who_stands_against_it_is_named_with_the_bytes_and_the_next_command() {
         let grown = || Room::Bytes(16 * MIB);
-        let table: [(Option<u64>, &[Room], &str, Option<&str>); 7] = [
+        type Row<'a> = (Option<u64>, &'a [Room], &'a str, Option<&'a str>);
+        let table: [Row<'_>; 7] = [
             (
                 None,
                 &[grown(), Room::Away],
