@@ -113,8 +113,7 @@ impl Node {
             quoted(&self.home.join("state")),
         );
         let mirror = format!(
-            "tag = \"{TAG}\"\nnumber = 0\nbackend = \"embedded\"\ndevice = {}\nchunk = {}\n{nodes}",
-            quoted(&self.run.join(format!("{TAG}.nbd"))),
+            "tag = \"{TAG}\"\nnumber = 0\nbackend = \"embedded\"\nchunk = {}\n{nodes}",
             chunk / 1024,
         );
         let write = |name: &str, text: &str| {

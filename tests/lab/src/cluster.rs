@@ -56,9 +56,6 @@ impl<'a> Cluster<'a> {
         for node in lab.nodes() {
             let mut mirror =
                 format!("tag = \"data\"\nnumber = 0\nbackend = \"{backend}\"\nchunk = 64\n");
-            if backend == "embedded" {
-                mirror += "device = \"/run/netraid/data.nbd\"\n";
-            }
             for each in lab.nodes() {
                 mirror += &format!(
                     "[[nodes]]\nname = \"{}\"\naddress = \"{}\"\ndisk = \"{}\"\nport = 10001\n",
