@@ -26,7 +26,7 @@ done
 engine=netraid/src/raid1/engine
 # Only what the engine needs: the rest of the crate has no part in this and would have to be built each time.
 rm -rf "$copy"/netraid/src/{bin,main.rs} "$copy"/netraid/tests/{md,mirror,golden} "$copy"/netraid/{benches,examples}
-printf '//! The engine alone.\npub mod mirror;\npub mod raid1;\n' >"$copy/netraid/src/lib.rs"
+printf '//! The engine alone.\npub use md_format as md;\npub mod mirror;\npub mod raid1;\n' >"$copy/netraid/src/lib.rs"
 printf '//! The engine alone.\npub mod chunks;\npub mod engine;\npub mod intent;\npub mod leg;\n' \
     >"$copy/netraid/src/raid1.rs"
 
