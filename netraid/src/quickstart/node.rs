@@ -102,7 +102,7 @@ impl Node {
         self.daemon.iter_mut().try_for_each(Process::must_run)
     }
 
-    fn addresses(&self, address: Ipv4Addr, chunk: u32, nodes: &str) -> Result<()> {
+    fn write_config(&self, address: Ipv4Addr, chunk: u32, nodes: &str) -> Result<()> {
         let etc = self.config();
         let quoted = |path: &Path| format!("{:?}", path.display().to_string());
         let daemon = format!(
@@ -144,7 +144,7 @@ pub(super) fn configure(nodes: &[Node; 2], chunk: u32, keep: &Path) -> Result<()
         }
     }
     for (node, address) in nodes.iter().zip(addresses) {
-        node.addresses(address, chunk, &members)?;
+        node.write_config(address, chunk, &members)?;
     }
     let [first, second] = nodes.each_ref().map(|node| node.config().join("tls"));
     issue::init(&first, &NodeName::new(NAMES[0])?)?;
