@@ -11,7 +11,9 @@ use axum::extract::State;
 use axum::{Extension, Json, Router, routing};
 use flags::NodeName;
 use hyper::Method;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -22,6 +24,9 @@ use crate::api::listen::{PeerName, Stop};
 use crate::api::peer_client::{PeerClient, PeerError};
 
 /// What one side says, and what it wants to hear.
+///
+/// Within a version fields are only added, each with what its absence means (`#[serde(default)]`), so that daemons that are
+/// updated one after the other understand each other.
 #[derive(Debug, Serialize, Deserialize)]
 struct Exchange {
     /// Version of what is said between peers.
@@ -171,15 +176,10 @@ impl Link {
             known: self.known,
             fresh,
         };
-        let reply: Reply = client
+        let reply: Value = client
             .request(Method::POST, PATH, &exchange, PATIENCE)
             .await?;
-        if reply.version != VERSION {
-            return Err(self.garbled(&format!(
-                "it speaks version {} of what peers say, this daemon version {VERSION}: use the same netraid on both",
-                reply.version
-            )));
-        }
+        let reply: Reply = understood(reply).map_err(|why| self.garbled(&why))?;
         self.own_told = upto;
         Ok(reply)
     }
@@ -200,6 +200,17 @@ impl Link {
     }
 }
 
+/// What was said, if it is said in this program's version: another may say all but the version in another way.
+fn understood<T: DeserializeOwned>(said: Value) -> Result<T, String> {
+    let version = said.get("version").and_then(Value::as_u64);
+    match version {
+        Some(version) if version != u64::from(VERSION) => Err(format!(
+            "it speaks version {version} of what peers say, this daemon version {VERSION}: use the same netraid on both"
+        )),
+        _ => serde_json::from_value(said).map_err(|error| error.to_string()),
+    }
+}
+
 /// Three quarters to five quarters of a pause: those who lost somebody at one moment do not all return at another.
 pub(super) fn uneven(pause: Duration) -> Duration {
     let random = uuid::Uuid::new_v4().as_u128() as u8;
@@ -216,15 +227,12 @@ pub fn router(shared: Arc<Shared>) -> Router {
 async fn answer(
     State(shared): State<Arc<Shared>>,
     Extension(PeerName(peer)): Extension<PeerName>,
-    Json(exchange): Json<Exchange>,
+    Json(said): Json<Value>,
 ) -> Result<Json<Reply>, (hyper::StatusCode, String)> {
-    if exchange.version != VERSION {
-        let why = format!(
-            "version {} of what peers say is not known here, but version {VERSION}: use the same netraid on both",
-            exchange.version
-        );
-        return Err((hyper::StatusCode::BAD_REQUEST, why));
-    }
+    let exchange: Exchange = understood(said).map_err(|why| {
+        let why = format!("what {peer} says is not understood here: {why}");
+        (hyper::StatusCode::BAD_REQUEST, why)
+    })?;
     // Before it is asked how it is: what the peer says with its question counts.
     shared.hear(peer.as_str(), exchange.news);
     let asked = exchange.fresh.iter().take(MAX_FRESH);

@@ -92,7 +92,10 @@ impl Node {
             .append(true)
             .open(self.folder.join("log"))
             .unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_netraidd"))
+        // A file that may not grow is an error for who writes (see `full_from`), and not the end of the process.
+        let mut child = Command::new("sh")
+            .args(["-c", "trap '' XFSZ; exec \"$@\"", "sh"])
+            .arg(env!("CARGO_BIN_EXE_netraidd"))
             .arg("--config-dir")
             .arg(self.folder.join("etc"))
             .arg("--print-ready")
@@ -151,6 +154,18 @@ impl Node {
         let mut found = self.processes().into_iter();
         let (pid, _) = found.find(|(_, kind)| *kind == which).unwrap();
         kill(Pid::from_raw(pid), signal).unwrap();
+    }
+
+    /// From here on the process of that kind can write nothing behind the first `bytes` of any file, as if the pool behind
+    /// its disk was full; with `None` it can again.
+    pub fn full_from(&self, which: Process, bytes: Option<u64>) {
+        let mut found = self.processes().into_iter();
+        let (pid, _) = found.find(|(_, kind)| *kind == which).unwrap();
+        let limit = bytes.map_or_else(|| "unlimited".to_owned(), |bytes| bytes.to_string());
+        let done = Command::new("prlimit")
+            .args(["--pid", &pid.to_string(), &format!("--fsize={limit}:")])
+            .status();
+        assert!(done.unwrap().success(), "prlimit");
     }
 
     /// SIGKILL to the process of that kind; whether there was one.

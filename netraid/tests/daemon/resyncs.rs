@@ -10,7 +10,7 @@ use crate::cluster::{Cluster, MIB};
 use crate::node::{PATIENCE, Process, TAG, wait};
 
 /// What server2 lacks is being copied, slowly, and some of its bits are gone already.
-fn in_the_middle() -> Cluster {
+pub fn in_the_middle() -> Cluster {
     let cluster = Cluster::new(2).mirrored();
     let [server1, server2] = [&cluster.nodes[0], &cluster.nodes[1]];
     let targets = Vec::new;
@@ -32,7 +32,7 @@ fn marked(mirror: &Mirror) -> u64 {
 }
 
 /// Bounds the speed of the resync, in KiB a second, until the array is started again.
-fn bound(cluster: &Cluster, speed: u32) {
+pub fn bound(cluster: &Cluster, speed: u32) {
     let order = control::Order::Speed {
         most: Some(speed),
         least: Some(speed),

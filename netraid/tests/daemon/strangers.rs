@@ -14,7 +14,7 @@ use crate::cluster::{Cluster, MIB, Options, create, extend};
 use crate::node::Node;
 
 /// Where a node's daemon listens for peers.
-fn listens(node: &Node) -> SocketAddr {
+pub fn listens(node: &Node) -> SocketAddr {
     let text = fs::read_to_string(node.folder.join("etc/netraid.toml")).unwrap();
     let line = text
         .lines()
