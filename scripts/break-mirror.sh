@@ -30,10 +30,14 @@ name = "netraid"
 version = "0.0.0"
 edition = "2024"
 [workspace]
+[dependencies]
+serde = { version = "1", features = ["derive"] }
 [profile.dev]
 opt-level = 2
 debug = 0
 TOML
+
+cp Cargo.lock "$copy" || exit 1
 
 fail() {
     echo "break-mirror: $*" >&2
@@ -174,6 +178,23 @@ mistake 'g2 last_owner stays when another took over' \
 mistake 'g3 a failed leg is never tried again' \
     machine/targets.rs 'for peer in &mut self.peers { peer.failed = false; }' '' \
     machine/hear.rs 'self.peers[node.slot()].failed = false;' ''
+
+mistake 'p1 a policy gives up who is in service' \
+    policy.rs 'let must_stop = loser.is_some_and(|loser| (low_in && loser == low.node) || (high_in && loser == high.node));' \
+    'let must_stop = false;'
+mistake 'p2 each side takes itself for the first of the two' \
+    policy.rs 'let (low, high) = match one.node < other.node { true => (one, other), false => (other, one), };' \
+    'let (low, high) = (one, other);'
+mistake 'p3 a policy that only one of the two has is used' \
+    policy.rs '() if low.policies != text || high.policies != text => { return says("the two are configured differently", None); }' ''
+mistake 'p4 what a policy gave up is forgotten when the roles change' \
+    machine/hear.rs 'std::mem::replace(&mut self.memory.discarded[loser.slot()], current) != current' \
+    'self.memory.discarded[loser.slot()] != current'
+mistake 'p5 the one that wrote is given up for the one that did not' \
+    policy.rs '(0, _) => ("it has written nothing", Some(low.node)), (_, 0) => ("it has written nothing", Some(high.node)),' \
+    '(0, _) => ("it has written nothing", Some(high.node)), (_, 0) => ("it has written nothing", Some(low.node)),'
+mistake 'p6 a leg that lost by a policy is added as if it had nothing of its own' \
+    machine/targets.rs 'matches!(decision.row, "d" | "e" | "f")' 'matches!(decision.row, "e" | "f")'
 
 [ "$tried" -gt 0 ] || fail "no mistake is called ${wanted[*]}"
 echo "$((tried - missed)) of $tried mistakes caught"

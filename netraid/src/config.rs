@@ -6,6 +6,7 @@
 //! - `daemon`: `netraid.toml`, what concerns the node ([`Daemon`]).
 //! - `mirror`: `TAG.toml`, one mirror ([`MirrorConfig`]); the same file on each of its nodes.
 //! - `across`: what two mirrors can't both have.
+//! - `policies`: what becomes of a split brain, and the programs that are told ([`Handlers`]).
 //! - `ports`: DataKeeper's choice of ports.
 //! - `parameters`: `/etc/default/LifeKeeper` ([`Parameters`]).
 //! - `source`, `fields`, `problem`: reading text and TOML tables, and telling what is wrong.
@@ -16,6 +17,7 @@ mod daemon;
 mod fields;
 mod mirror;
 mod parameters;
+mod policies;
 mod ports;
 mod problem;
 mod source;
@@ -30,6 +32,7 @@ pub use address::{Address, DEFAULT_PEER_PORT};
 pub use daemon::{Daemon, FILE as DAEMON_FILE, Surroundings};
 pub use mirror::{Backend, MAX_NODES, MirrorConfig, NodeConfig, Protocol};
 pub use parameters::Parameters;
+pub use policies::Handlers;
 pub use ports::{FIRST_PORT, Services};
 pub use problem::{MAX_PROBLEMS, Place, Problem, Problems};
 pub use source::MAX_FILE;

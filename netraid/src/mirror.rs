@@ -11,6 +11,7 @@ pub mod explain;
 pub mod generation;
 pub mod machine;
 pub mod node;
+pub mod policy;
 pub mod record;
 pub mod refusal;
 pub mod size;

@@ -225,6 +225,8 @@ pub enum Order {
         /// Whose data is given up.
         discard: String,
     },
+    /// `netraid resolve TAG --tentative`: what would be copied where; nothing is done.
+    Tentative,
     /// `netraid extend TAG NODE`.
     Extend {
         /// The new target.

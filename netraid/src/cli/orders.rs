@@ -146,8 +146,12 @@ pub(super) struct Resolve {
     common: Common,
 
     /// The node whose data is given up
-    #[arg(long, value_name = "NODE")]
-    discard: String,
+    #[arg(long, value_name = "NODE", required_unless_present = "tentative")]
+    discard: Option<String>,
+
+    /// Only tell what this node and each other would do with each other's data, by which rule or policy
+    #[arg(long, conflicts_with = "discard")]
+    tentative: bool,
 }
 
 /// Gives a mirror another size, on its source, after the disks of all nodes have been enlarged.
@@ -292,7 +296,10 @@ pub(super) fn resize(daemon: &Daemon, tag: &Tag, order: &Order, dry_run: bool) -
 
 impl Resolve {
     pub(super) fn perform(&self) -> Result<(), Exit> {
-        let discard = self.discard.clone();
+        let Some(discard) = self.discard.clone() else {
+            let daemon = self.common.connection.open()?;
+            return give(&daemon, &self.common.tag, &Order::Tentative, true, "");
+        };
         let (node, tag) = (plain(&discard), &self.common.tag);
         let done = format!("what {node} wrote alone to {tag} is given up");
         self.common

@@ -11,6 +11,7 @@ use super::problem::{At, Complaint, Place, Problems, quoted};
 use super::source::Source;
 
 /// A key, and how it is written.
+#[derive(Clone, Copy)]
 pub(super) struct Key {
     pub name: &'static str,
     pub example: &'static str,
@@ -251,6 +252,26 @@ impl<'a> Fields<'a> {
             }
         }
         tables
+    }
+}
+
+impl<'a> Fields<'a> {
+    /// The table `[key]`, with its start.
+    pub(super) fn table(
+        &self,
+        key: &str,
+        problems: &mut Problems,
+    ) -> Option<(&'a DeTable<'a>, usize)> {
+        let value = self.table.get(key)?;
+        let start = value.span().start;
+        match value.get_ref().as_table() {
+            Some(table) => Some((table, start)),
+            None => {
+                let complaint = self.wrong_type(key, value.get_ref(), "a table");
+                problems.note(&self.source.place(start), complaint);
+                None
+            }
+        }
     }
 }
 

@@ -8,11 +8,13 @@ use super::address::Address;
 use super::daemon::node_name;
 use super::fields::{Fields, Key, parse};
 use super::parameters::Parameters;
+use super::policies::{Handlers, POLICY_KEYS, handlers, policies};
 use super::problem::{At, Complaint, Place, Problems, quoted};
 use super::source::Source;
 use crate::mirror::decision;
 use crate::mirror::machine::Settings;
 use crate::mirror::node::{Names, NodeId};
+use crate::mirror::policy::Policies;
 
 /// Nodes that a mirror may have: a source and seven targets.
 pub const MAX_NODES: usize = 8;
@@ -84,6 +86,10 @@ pub struct MirrorConfig {
     pub chunk_bytes: u32,
     /// Whether there is a write-intent bitmap. Without it every resync is a full one.
     pub bitmap: bool,
+    /// What becomes of a split brain.
+    pub policies: Policies,
+    /// Programs that are told of it.
+    pub handlers: Handlers,
     /// 1 to 8 nodes; a node's place in the list is its slot. One alone is a mirror that is not extended yet.
     pub nodes: Vec<NodeConfig>,
 }
@@ -128,7 +134,10 @@ impl MirrorConfig {
     pub fn settings(&self, own: &str, parameters: &Parameters) -> Option<Settings> {
         Some(Settings {
             own: self.slot_of(own)?,
-            protocol: self.protocol.decision(),
+            rules: decision::Rules {
+                protocol: self.protocol.decision(),
+                policies: self.policies,
+            },
             wait: parameters.wait_for_previous_source,
             connect_during_restore: parameters.connect_nbd_during_restore,
             no_full_sync: parameters.no_full_sync,
@@ -171,6 +180,12 @@ const KEYS: &[Key] = &[
         name: "nodes",
         example: "[[nodes]] with name, address and disk",
     },
+    POLICY_KEYS[0],
+    POLICY_KEYS[1],
+    POLICY_KEYS[2],
+    POLICY_KEYS[3],
+    POLICY_KEYS[4],
+    POLICY_KEYS[5],
 ];
 
 const NODE_KEYS: &[Key] = &[
@@ -207,6 +222,8 @@ pub(super) struct Draft {
     protocol: Option<Protocol>,
     chunk_bytes: Option<u32>,
     bitmap: Option<bool>,
+    policies: Policies,
+    handlers: Handlers,
 }
 
 pub(super) struct DraftNode {
@@ -257,6 +274,8 @@ pub(super) fn read(source: &Source, problems: &mut Problems) -> Option<Draft> {
         problems.taken(&chunk.place, taken)
     });
     let nodes = nodes(source, &fields, problems);
+    let policies = policies(&fields, &nodes, problems);
+    let handlers = handlers(source, &fields, problems);
     Some(Draft {
         place: fields.place,
         tag,
@@ -267,6 +286,8 @@ pub(super) fn read(source: &Source, problems: &mut Problems) -> Option<Draft> {
         protocol: protocol.map(|at| at.value),
         chunk_bytes,
         bitmap: bitmap.map(|at| at.value),
+        policies,
+        handlers,
     })
 }
 
@@ -413,6 +434,8 @@ impl Draft {
             protocol: self.protocol.unwrap_or(Protocol::C),
             chunk_bytes: self.chunk_bytes.unwrap_or(parameters.chunk_bytes),
             bitmap: self.bitmap.unwrap_or(true),
+            policies: self.policies,
+            handlers: self.handlers,
             nodes: nodes?,
         })
     }

@@ -2,6 +2,7 @@
 
 use super::generation::Extent;
 use super::node::{NodeId, NodeSet};
+use super::policy::Judgement;
 use super::refusal::Refusal;
 
 /// Something to do. What is said of order is what makes it safe: flags and memory are durable before what follows.
@@ -96,6 +97,17 @@ pub enum Note {
     ClearedByHand(Flag),
     /// Both wrote without the other; nobody's data is touched until somebody decides.
     SplitBrain(NodeId),
+    /// What the policies for split brains say of this node and a peer.
+    Judged {
+        /// The peer.
+        node: NodeId,
+        /// What they say.
+        judgement: Judgement,
+        /// It is the first that is said of this conflict.
+        first: bool,
+        /// Bytes that the loser wrote without the other, at most; they are given up.
+        lost: Option<u64>,
+    },
     /// Another node is in service while this one is, and has nothing that this one has not.
     TwoSources(NodeId),
     /// Another node with newer data is in service while this one is.

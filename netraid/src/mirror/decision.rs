@@ -7,6 +7,7 @@
 //! rule name.
 
 use super::generation::{Extent, Generation, Verdict, decide};
+use super::policy::{self, Judgement, Policies};
 use super::record::Record;
 
 /// What is to be done with two legs, seen from the first.
@@ -47,6 +48,17 @@ pub struct Decision {
     pub rule: &'static str,
     /// What it says.
     pub outcome: Outcome,
+    /// In a split brain, or when the one in service has the older data: what the policies say, the same on both sides.
+    pub judgement: Option<Judgement>,
+}
+
+/// By which rules a mirror's nodes are compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// How writes are acknowledged.
+    pub protocol: Protocol,
+    /// What becomes of a split brain.
+    pub policies: Policies,
 }
 
 /// How writes are acknowledged, as far as it matters here.
@@ -58,12 +70,57 @@ pub enum Protocol {
     Sync,
 }
 
-/// Compares two nodes' records; the first row that matches decides, and then what administrators gave up.
-pub fn compare(own: &Record, peer: &Record, protocol: Protocol) -> Decision {
+/// Compares two nodes' records; the first row that matches decides, and then what administrators gave up, and the policies.
+pub fn compare(own: &Record, peer: &Record, rules: &Rules) -> Decision {
     if own.changing || peer.changing {
         return row("0", "changed while comparing", Outcome::Again);
     }
-    given_up(own, peer, table(own, peer, protocol))
+    let found = table(own, peer, rules.protocol);
+    let ordered = given_up(own, peer, found);
+    by_policy(own, peer, &rules.policies, found, ordered)
+}
+
+/// Step d, and g: what the policies say. They come after what administrators gave up, which counts more; what both give up
+/// goes by the policy's name.
+fn by_policy(
+    own: &Record,
+    peer: &Record,
+    policies: &Policies,
+    found: Decision,
+    ordered: Decision,
+) -> Decision {
+    let judgement = match found.outcome {
+        Outcome::SplitBrain(extent) => policy::judge(own, peer, policies, extent == Extent::Full),
+        Outcome::FromPeer(_) if own.running && ordered == found => {
+            policy::judge_roles(own.node, policies)
+        }
+        Outcome::ToPeer(_) if peer.running && ordered == found => {
+            policy::judge_roles(peer.node, policies)
+        }
+        _ => return ordered,
+    };
+    let judged = Decision {
+        judgement: Some(judgement),
+        ..found
+    };
+    let (Outcome::SplitBrain(extent), Some(loser)) = (found.outcome, judgement.loser) else {
+        return if ordered == found { judged } else { ordered };
+    };
+    let outcome = match loser == own.node {
+        true => Outcome::FromPeer(extent),
+        false => Outcome::ToPeer(extent),
+    };
+    match () {
+        () if ordered != found && ordered.outcome != outcome => ordered,
+        () if judgement.must_stop && ordered == found => judged,
+        () if judgement.must_stop => ordered,
+        () => Decision {
+            row: "d",
+            rule: judgement.policy,
+            outcome,
+            judgement: Some(judgement),
+        },
+    }
 }
 
 fn table(own: &Record, peer: &Record, protocol: Protocol) -> Decision {
@@ -73,6 +130,7 @@ fn table(own: &Record, peer: &Record, protocol: Protocol) -> Decision {
         row,
         rule: by_id.rule,
         outcome: Outcome::SplitBrain(extent),
+        judgement: None,
     };
     let pick = |to: &'static str, from: &'static str| match by_id.verdict {
         Verdict::ToPeer(extent) => row(to, by_id.rule, Outcome::ToPeer(extent)),
@@ -180,7 +238,12 @@ const SURVIVED: &str = "one crashed, the other survived";
 pub const MAY_HAVE_MORE: &str = "crashed source may have acknowledged more";
 
 fn row(row: &'static str, rule: &'static str, outcome: Outcome) -> Decision {
-    Decision { row, rule, outcome }
+    Decision {
+        row,
+        rule,
+        outcome,
+        judgement: None,
+    }
 }
 
 #[cfg(test)]

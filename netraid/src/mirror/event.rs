@@ -32,6 +32,12 @@ pub enum Event {
         data_corrupt: bool,
     },
 
+    /// How much the own bitmap has marked, see [`Record::changes`]. Counted while [`Machine::counts_changes`] says that it
+    /// is needed, and again whenever it may have changed.
+    ///
+    /// [`Machine::counts_changes`]: super::machine::Machine::counts_changes
+    Changes(Option<u64>),
+
     /// The cluster manager brings the mirror in service here. Every peer is asked anew before ([`Event::Peer`] or
     /// [`Event::PeerLost`]), as before [`Event::Force`] and [`Event::Resolve`]: what was told earlier may be old.
     Restore,

@@ -3,6 +3,7 @@
 use super::generation::Extent;
 use super::machine::{Machine, Service, Standing, Wait};
 use super::node::{Names, NodeId};
+use super::policy::Judgement;
 use super::refusal::Refusal;
 use super::word::Word;
 
@@ -192,7 +193,8 @@ fn explain_peer(machine: &Machine, names: &Names, node: NodeId) -> Explanation {
         ),
         Standing::SplitBrain => (
             format!(
-                "{here} and {name} were both written without the other; nobody's data is touched"
+                "{here} and {name} were both written without the other; nobody's data is touched{}",
+                policy(machine, node)
             ),
             Some("an administrator".into()),
             Some(format!("{resolve}, or stop {tag} here and discard {here}")),
@@ -280,6 +282,18 @@ fn explain_peer(machine: &Machine, names: &Names, node: NodeId) -> Explanation {
         why,
         waits_for,
         command,
+    }
+}
+
+/// Which policy applies to a split brain, if any are configured.
+fn policy(machine: &Machine, node: NodeId) -> String {
+    let configured = machine.settings().rules.policies != Default::default();
+    let judgement = machine
+        .decision(node)
+        .and_then(|decision| decision.judgement);
+    match judgement.filter(|_| configured) {
+        Some(Judgement { policy, why, .. }) => format!(" ({policy}: {why})"),
+        None => String::new(),
     }
 }
 

@@ -18,10 +18,11 @@ mod service;
 mod targets;
 
 use super::action::{Action, Flag, Note};
-use super::decision::{Decision, Protocol, compare};
+use super::decision::{Decision, Outcome, Rules, compare};
 use super::event::{Boot, Event};
 use super::generation::{Generation, Generations, SLOTS};
 use super::node::{NodeId, NodeSet};
+use super::policy::Judgement;
 use super::record::{Memory, Record};
 pub use targets::Standing;
 
@@ -33,8 +34,8 @@ pub const ORDERED: &str = "ordered, or the previous source was not waited for";
 pub struct Settings {
     /// This node.
     pub own: NodeId,
-    /// How writes are acknowledged.
-    pub protocol: Protocol,
+    /// How writes are acknowledged, and what becomes of a split brain.
+    pub rules: Rules,
     /// `LKDR_WAIT_FOR_PREVIOUS_SOURCE_TIMEOUT`
     pub wait: Wait,
     /// `LKDR_CONNECT_NBD_DURING_RESTORE`: if not, targets are connected at the first quickCheck.
@@ -127,6 +128,10 @@ pub struct Machine {
     timer: bool,
     /// Conflicts with others that were told already.
     noted: [Option<Note>; SLOTS],
+    /// What the policies say of them, as far as it was told.
+    judged: [Option<Judgement>; SLOTS],
+    /// See [`Record::changes`].
+    changes: Option<u64>,
     /// Nodes that said that they go into service, and not yet what became of it.
     claims: NodeSet,
     /// The memory before a start that may still fail.
@@ -149,6 +154,8 @@ impl Machine {
             parents_up: false,
             timer: false,
             noted: Default::default(),
+            judged: Default::default(),
+            changes: None,
             claims: NodeSet::NONE,
             before_start: None,
         }
@@ -171,6 +178,7 @@ impl Machine {
         // What a hand has done need not be done again.
         let on_disk = self.flags();
         self.dispatch(event, &mut out);
+        self.obey_policies(&mut out);
         self.note_conflicts(&mut out);
         self.advance(&mut out);
         self.accept(&mut out);
@@ -250,7 +258,25 @@ impl Machine {
             discarded: memory.discarded,
             lost_quorum: false,
             changing: false,
+            policies: self.settings.rules.policies.to_string(),
+            changes: self.changes,
+            source: memory.source,
         }
+    }
+
+    /// Whether what was written here without a peer has to be counted: both were written without the other.
+    pub fn counts_changes(&self) -> bool {
+        let split = |node: &NodeId| {
+            self.decision(*node).is_some_and(|decision| {
+                matches!(decision.outcome, Outcome::SplitBrain(_)) || decision.row == "d"
+            })
+        };
+        self.reachable().iter().any(|node| split(&node))
+    }
+
+    /// What was counted last.
+    pub fn changes(&self) -> Option<u64> {
+        self.changes
     }
 
     /// The nodes whose legs are in sync in this node's array, its own included; nobody while it is out of service.
@@ -281,7 +307,7 @@ impl Machine {
     /// What this node and a peer that can be reached are to each other.
     pub fn decision(&self, node: NodeId) -> Option<Decision> {
         let peer = self.peer(node)?;
-        Some(compare(&self.record(), peer, self.settings.protocol))
+        Some(compare(&self.record(), peer, &self.settings.rules))
     }
 
     /// The nodes that can be reached.
@@ -334,6 +360,7 @@ impl Machine {
                 }
             }
             Event::Flags { .. } => {}
+            Event::Changes(changes) => self.changes = changes,
             Event::Restore => self.start(false, out),
             Event::Force => self.start(true, out),
             Event::Remove => self.stop(out),

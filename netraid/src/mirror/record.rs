@@ -92,9 +92,23 @@ pub struct Record {
     pub lost_quorum: bool,
     /// Its generations are about to change; compare again after that.
     pub changing: bool,
+    // What follows was added later: a daemon that does not say it is believed to know nothing of it.
+    /// The policies for split brains, as [`Policies`](super::policy::Policies) writes them; empty for the defaults.
+    #[serde(default)]
+    pub policies: String,
+    /// During a split brain: bytes that its own bitmap has marked, so at most so much was written without the other;
+    /// [`Record::UNKNOWN_CHANGES`] if that can't be told, `None` if it was not counted yet.
+    #[serde(default)]
+    pub changes: Option<u64>,
+    /// The last source that it knows of, see [`Memory::source`].
+    #[serde(default)]
+    pub source: Option<NodeId>,
 }
 
 impl Record {
+    /// See [`Record::changes`].
+    pub const UNKNOWN_CHANGES: u64 = u64::MAX;
+
     /// Whether this node, in service, has `node` in sync, as far as an agreement with that number counts.
     pub fn has_in_sync(&self, node: NodeId, agreement: u32) -> bool {
         self.members.contains(node) && self.agreements[node.slot()] == agreement

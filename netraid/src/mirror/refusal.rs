@@ -82,7 +82,7 @@ impl Refusal {
                 name(node)
             ),
             Refusal::GivenUp => {
-                format!("an administrator gave up the data of {here}")
+                format!("the data of {here} was given up")
             }
             Refusal::MayHaveMore(node) => format!(
                 "{} crashed as source of an asynchronous mirror and may have acknowledged more than {here} has",

@@ -228,6 +228,7 @@ fn start(
     let about = About {
         backend: mirror.backend.as_str().into(),
         protocol: mirror.protocol.as_str().into(),
+        handlers: mirror.handlers.clone(),
         disks: mirror
             .nodes
             .iter()

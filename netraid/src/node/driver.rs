@@ -3,20 +3,25 @@
 //! - `perform`: the machine's actions, in their order.
 //! - `array`: what the array has to tell, compared with what the machine believes.
 //! - `order`: what commands ask for.
+//! - `handlers`: the administrator's programs that are told of split brains.
 //! - `resize`: another size for the mirror.
+//! - `tentative`: what would become of a connection to each peer.
 //! - `show`: what people and scripts are shown.
 //!
 //! The thread is the only one that touches the mirror's files and processes. What others see of it (status, record) is
 //! published when everything that it describes has been done.
 
 mod array;
+mod handlers;
 mod order;
 mod perform;
 mod resize;
 mod show;
+mod tentative;
 
 use array::Bell;
 pub(in crate::node) use array::STACK;
+use handlers::Calls;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -130,6 +135,8 @@ pub struct Driver {
     listening: Option<Arc<AtomicBool>>,
     /// Rung when something happens to the array.
     bell: Bell,
+    /// Programs that were called.
+    calls: Calls,
 }
 
 /// What is wrong, by what it is about.
@@ -261,6 +268,7 @@ impl Driver {
             looks: 0,
             listening: None,
             bell: Bell::new(inputs),
+            calls: Calls::default(),
         };
         driver.boot()?;
         Ok(driver)
@@ -416,6 +424,7 @@ impl Driver {
         if let Some(why) = self.local.look_after_export()? {
             self.tell("export-restarted", why.into());
         }
+        self.count_changes(true)?;
         if self.machine.service() == Service::In {
             self.look_at_own_leg()?;
             return self.look_at_array();
@@ -445,6 +454,7 @@ impl Driver {
             }
             let actions = self.machine.handle(event);
             self.perform(actions)?;
+            self.count_changes(false)?;
         }
         Ok(())
     }

@@ -71,6 +71,8 @@ pub struct OwnLeg {
     pub chunk: Option<u32>,
     /// What the disk could hold.
     pub room: Option<LegRoom>,
+    /// Bytes that the bitmap has marked; `None` if there is no bitmap, or it says nothing.
+    pub marked: Option<u64>,
 }
 
 /// A leg as the array has it.
@@ -179,6 +181,10 @@ impl Local {
             size: Some(leg.size()),
             chunk: leg.bitmap.as_ref().map(|bitmap| bitmap.header.chunk),
             room: Some(LegRoom::of(&leg, disk.size())),
+            marked: leg.bitmap.as_ref().map(|_| {
+                let dirty = leg.dirty();
+                dirty.iter().map(|range| range.end - range.start).sum()
+            }),
         })
     }
 

@@ -45,6 +45,8 @@ pub struct Options {
     pub defaults: String,
     /// KiB a second that a resync may take: slow enough to be looked at.
     pub speed: Option<u32>,
+    /// Lines in the file of `data`, before its nodes.
+    pub keys: String,
     /// Nodes, counted from 0, that have a second mirror, called `more`; the others have no other than `data`.
     pub more: Vec<usize>,
     /// Nodes that have `data`; all, if none is named.
@@ -143,18 +145,29 @@ impl Cluster {
         };
         for (number, (tag, members)) in [(TAG, data), ("more", options.more)].iter().enumerate() {
             for node in members {
-                cluster.configure(tag, number, *node, members, hosts[*node]);
+                let keys = if tag == &TAG {
+                    options.keys.as_str()
+                } else {
+                    ""
+                };
+                cluster.configure((tag, number, keys), *node, members, hosts[*node]);
             }
         }
         cluster
     }
 
     /// A node's disk for a mirror, and its file of it.
-    fn configure(&self, tag: &str, number: usize, own: usize, members: &[usize], host: Ipv4Addr) {
+    fn configure(
+        &self,
+        (tag, number, keys): (&str, usize, &str),
+        own: usize,
+        members: &[usize],
+        host: Ipv4Addr,
+    ) {
         let node = &self.nodes[own];
         blank(&node.disk_of(tag), DISK);
         let mut text = format!(
-            "tag = \"{tag}\"\nnumber = {number}\nbackend = \"embedded\"\ndevice = {:?}\nchunk = 64\n",
+            "tag = \"{tag}\"\nnumber = {number}\nbackend = \"embedded\"\ndevice = {:?}\nchunk = 64\n{keys}\n",
             node.device(tag),
         );
         for to in members {

@@ -20,14 +20,18 @@ mod site;
 
 mod cables;
 mod faults;
+mod full;
 mod lifekeeper;
 mod operator;
+mod policies;
 mod resize;
 mod restarts;
 mod resyncs;
 mod scenarios;
+mod skew;
 mod split_brain;
 mod strangers;
+mod thin;
 mod three_nodes;
 mod two_nodes;
 mod waiting;

@@ -9,6 +9,16 @@ use crate::cluster::{Cluster, MIB};
 /// Both nodes are in service and have written alone; the cable is whole again.
 fn split(how: Cable) -> (Cluster, [Vec<u8>; 2]) {
     let cluster = Cluster::new(2).mirrored();
+    let data = write_apart(&cluster, how);
+    let [server1, server2] = [&cluster.nodes[0], &cluster.nodes[1]];
+    cluster.join(0, 1);
+    server1.sees(&["Source", "Split Brain"]);
+    server2.sees(&["Split Brain", "Source"]);
+    (cluster, data)
+}
+
+/// The cable is cut, and both nodes are in service: server1 writes 1 MiB, server2 more.
+pub fn write_apart(cluster: &Cluster, how: Cable) -> [Vec<u8>; 2] {
     let [server1, server2] = [&cluster.nodes[0], &cluster.nodes[1]];
     cluster.application(0).write(0..MIB);
     // What each lacks is marked by the other alone from here on.
@@ -19,11 +29,7 @@ fn split(how: Cable) -> (Cluster, [Vec<u8>; 2]) {
     server1.sees(&["Source", "Unknown"]);
     server2.done(&Order::Force);
     cluster.application(1).write(MIB / 2..2 * MIB);
-    let data = [server1.data(), server2.data()];
-    cluster.join(0, 1);
-    server1.sees(&["Source", "Split Brain"]);
-    server2.sees(&["Split Brain", "Source"]);
-    (cluster, data)
+    [server1.data(), server2.data()]
 }
 
 fn untouched(cluster: &Cluster, data: &[Vec<u8>; 2]) {

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use netraid::mirror::action::Action;
+use netraid::mirror::action::{Action, Note};
 use netraid::mirror::event::{Boot, Event};
 use netraid::mirror::generation::{Generation, SLOTS};
 use netraid::mirror::machine::{Machine, Settings};
@@ -390,8 +390,33 @@ impl Cluster {
         } else {
             String::new()
         };
-        let actions = machine.handle(event);
+        let mut actions = machine.handle(event);
+        // While there is a split brain, what was written is counted.
+        let bits = self.nodes[node.slot()].disk.bits;
+        if let Some(machine) = self.node(node).machine.as_mut() {
+            let bitmap = machine.settings().bitmap;
+            let counted = match bitmap {
+                true => u64::from(bits.count_ones()),
+                false => Record::UNKNOWN_CHANGES,
+            };
+            let changes = machine.counts_changes().then_some(counted);
+            if changes != machine.changes() {
+                actions.extend(machine.handle(Event::Changes(changes)));
+            }
+        }
         self.say(|| format!("{node:?} <- {shown}\n     -> {actions:?}"));
+        for action in &actions {
+            if let Action::Note(Note::Judged {
+                node: peer,
+                judgement,
+                ..
+            }) = action
+                && judgement.loser.is_some()
+                && !judgement.must_stop
+            {
+                self.given_up_by_policy(node, *peer, judgement);
+            }
+        }
         let accepted = !actions
             .iter()
             .any(|action| matches!(action, Action::Refuse(_)));

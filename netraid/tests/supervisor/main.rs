@@ -65,6 +65,7 @@ fn every_schedule_keeps_the_promises() {
         ("crashes", total.crashes),
         ("resyncs", total.resyncs),
         ("refusals", total.refusals),
+        ("split brains that a policy ended", total.judged * 50),
     ] {
         assert!(count * 2 > schedules, "too few {what}: {count}");
     }

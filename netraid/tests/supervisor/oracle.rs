@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use netraid::mirror::node::{NodeId, NodeSet};
+use netraid::mirror::policy::Judgement;
 use netraid::mirror::record::Record;
 
 use crate::cluster::Cluster;
@@ -33,7 +34,19 @@ pub struct Oracle {
     pub starts: u64,
     pub answers: u64,
     pub resyncs: u64,
+    /// Times that a policy gave up what a node has.
+    pub judged: u64,
+    /// Whom a policy gave up of two that were so.
+    judgements: BTreeMap<(Told, Told, &'static str), NodeId>,
 }
+
+/// A node, its generation, how much was written since, whether it is in service, and what else is judged by.
+type Told = (
+    usize,
+    (u64, Option<u64>),
+    bool,
+    (Option<NodeId>, Option<NodeId>, bool),
+);
 
 impl Oracle {
     pub fn new(count: usize) -> Oracle {
@@ -201,6 +214,68 @@ impl Cluster {
                 "P1, P4: write {write} is lost, and nobody gave it up"
             );
         }
+    }
+
+    /// A policy for split brains gave up what one of two has, as `node` knows of it.
+    pub fn given_up_by_policy(&mut self, node: NodeId, peer: NodeId, judgement: &Judgement) {
+        let policies = |node: NodeId| self.settings[node.slot()].rules.policies;
+        assert_ne!(
+            policies(node),
+            Default::default(),
+            "P4: no policy was configured"
+        );
+        assert_eq!(
+            policies(node),
+            policies(peer),
+            "P4: only one of the two has that policy"
+        );
+        let loser = judgement.loser.expect("somebody is given up");
+        let machine = self.machine(node);
+        let (Some(told), known) = (machine.peer(peer), machine.record()) else {
+            return;
+        };
+        // From the same records both come to the same.
+        let (low, high) = match node < peer {
+            true => (&known, told),
+            false => (told, &known),
+        };
+        let of = |record: &Record| {
+            let in_service = record.running || record.starting;
+            let node = record.node.slot();
+            let wrote = (record.generations.current.0, record.changes);
+            let knows = (record.source, record.follows, record.consistent);
+            (node, wrote, in_service, knows)
+        };
+        let key = (of(low), of(high), judgement.policy);
+        let before = *self.oracle.judgements.entry(key).or_insert(loser);
+        assert_eq!(
+            before, loser,
+            "P4: each of the two gives up the other, {key:?}"
+        );
+        let own = self.nodes[node.slot()].disk.holds.clone();
+        let told = self
+            .oracle
+            .told
+            .get(&(node, peer))
+            .cloned()
+            .unwrap_or_default();
+        let (lost, kept) = match loser == node {
+            true => (own, told),
+            false => (told, own),
+        };
+        if judgement.why == "it has written nothing" {
+            let answered = lost.minus(&kept);
+            let answered: Vec<u32> = answered
+                .into_iter()
+                .filter(|write| self.oracle.answered.contains(*write))
+                .collect();
+            assert!(
+                answered.is_empty(),
+                "P4: {loser:?} is given up as one that wrote nothing, and has the answered writes {answered:?}"
+            );
+        }
+        self.oracle.given_up.add(&lost);
+        self.oracle.judged += 1;
     }
 
     /// P3: two legs hold the same.

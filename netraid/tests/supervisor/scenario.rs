@@ -5,7 +5,8 @@
 //!
 //! ```text
 //! cluster 3                            so many nodes, server1 with a new mirror, all powered on
-//! set wait 60                          a parameter, before `cluster`: wait, connect, nofullsync, waitresync, async
+//! set wait 60                          a parameter, before `cluster`: wait, connect, nofullsync, waitresync, async,
+//!                                      after-sb-0pri, after-sb-1pri, after-sb-2pri
 //! on | off | crash server1             power (crash: in the middle of a write that no target gets)
 //! cut | mend server1 server2           the network between two
 //! restore | remove | force server1     what the cluster manager or an administrator orders there
@@ -29,11 +30,12 @@
 //! equal server1 server2                their disks
 //! ```
 
-use netraid::mirror::decision::Protocol;
+use netraid::mirror::decision::{Protocol, Rules};
 use netraid::mirror::event::Event;
 use netraid::mirror::explain::{explain, text};
 use netraid::mirror::machine::{Settings, Wait};
 use netraid::mirror::node::{NodeId, NodeSet};
+use netraid::mirror::policy::{BothInService, NoneInService, OneInService, Policies};
 
 use crate::array::Until;
 use crate::cluster::{Cluster, id};
@@ -41,13 +43,27 @@ use crate::cluster::{Cluster, id};
 pub fn settings(own: NodeId) -> Settings {
     Settings {
         own,
-        protocol: Protocol::Sync,
+        rules: Rules {
+            protocol: Protocol::Sync,
+            policies: Policies::default(),
+        },
         wait: Wait::Forever,
         connect_during_restore: true,
         no_full_sync: false,
         wait_to_resync: false,
         bitmap: true,
     }
+}
+
+fn zero(value: &str) -> NoneInService {
+    let all = [
+        NoneInService::DiscardYoungerPrimary,
+        NoneInService::DiscardOlderPrimary,
+        NoneInService::DiscardZeroChanges,
+        NoneInService::DiscardLeastChanges,
+    ];
+    let found = all.into_iter().find(|one| one.as_str() == value);
+    found.unwrap_or_else(|| panic!("no value {value}"))
 }
 
 struct Run {
@@ -79,7 +95,22 @@ impl Run {
             "nofullsync" => self.settings.no_full_sync = on,
             "waitresync" => self.settings.wait_to_resync = on,
             "bitmap" => self.settings.bitmap = on,
-            "async" => self.settings.protocol = if on { Protocol::Async } else { Protocol::Sync },
+            "async" => {
+                self.settings.rules.protocol = if on { Protocol::Async } else { Protocol::Sync }
+            }
+            "after-sb-0pri" => self.settings.rules.policies.none_in_service = zero(value),
+            "after-sb-1pri" => {
+                self.settings.rules.policies.one_in_service = match value {
+                    "consensus" => OneInService::Consensus,
+                    "discard-secondary" => OneInService::DiscardSecondary,
+                    "call-pri-lost-after-sb" => OneInService::CallPriLost,
+                    other => panic!("no value {other}"),
+                }
+            }
+            "after-sb-2pri" => {
+                assert_eq!(value, "call-pri-lost-after-sb");
+                self.settings.rules.policies.both_in_service = BothInService::CallPriLost;
+            }
             other => panic!("no parameter {other}"),
         }
     }

@@ -1,11 +1,13 @@
 //! One random schedule: faults, a clumsy cluster manager and clumsier administrators; then everything is mended, and one
 //! source with all others in sync must come of it.
 
+use netraid::mirror::decision::Rules;
 use netraid::mirror::event::Event;
 use netraid::mirror::explain::explain;
 use netraid::mirror::generation::Generation;
 use netraid::mirror::machine::{Settings, Standing, Wait};
 use netraid::mirror::node::{NodeId, NodeSet};
+use netraid::mirror::policy::{BothInService, NoneInService, OneInService, Policies, RoleConflict};
 use netraid::mirror::word::Word;
 
 use crate::array::Until;
@@ -25,6 +27,8 @@ pub struct Tally {
     pub driver_restarts: u64,
     pub refusals: u64,
     pub splits: u64,
+    /// Times that a policy gave up what a node has.
+    pub judged: u64,
     /// Schedules that ended with a mirror that only an administrator's force could start.
     pub forced: u64,
 }
@@ -39,6 +43,7 @@ impl Tally {
         self.driver_restarts += other.driver_restarts;
         self.refusals += other.refusals;
         self.splits += other.splits;
+        self.judged += other.judged;
         self.forced += other.forced;
     }
 }
@@ -62,7 +67,43 @@ pub fn run(seed: u64, trace: bool) -> Tally {
     tally.starts = schedule.cluster.oracle.starts;
     tally.answers = schedule.cluster.oracle.answers;
     tally.resyncs = schedule.cluster.oracle.resyncs;
+    tally.judged = schedule.cluster.oracle.judged;
     tally
+}
+
+/// What becomes of split brains: nothing, in half of the schedules.
+fn policies(random: &mut Random, count: usize) -> Policies {
+    if random.chance(50) {
+        return Policies::default();
+    }
+    let node = id(random.below(count as u64) as usize);
+    let zero = [
+        NoneInService::Disconnect,
+        NoneInService::DiscardYoungerPrimary,
+        NoneInService::DiscardOlderPrimary,
+        NoneInService::DiscardZeroChanges,
+        NoneInService::DiscardLeastChanges,
+        NoneInService::DiscardNode(node),
+    ];
+    let one = [
+        OneInService::Disconnect,
+        OneInService::Consensus,
+        OneInService::DiscardSecondary,
+        OneInService::CallPriLost,
+    ];
+    Policies {
+        none_in_service: zero[random.below(6) as usize],
+        one_in_service: one[random.below(4) as usize],
+        both_in_service: match random.chance(50) {
+            true => BothInService::CallPriLost,
+            false => BothInService::Disconnect,
+        },
+        role_conflict: match random.chance(50) {
+            true => RoleConflict::CallPriLost,
+            false => RoleConflict::Disconnect,
+        },
+        always: random.chance(50),
+    }
 }
 
 impl Schedule {
@@ -80,8 +121,20 @@ impl Schedule {
             bitmap: !random.chance(10),
             ..scenario::settings(id(0))
         };
+        let policies = policies(&mut random, count);
+        // Somebody forgot to change one of the files.
+        let forgetful = random
+            .chance(5)
+            .then(|| id(random.below(count as u64) as usize));
         let each = |own| Settings {
             own,
+            rules: Rules {
+                policies: match forgetful == Some(own) {
+                    true => Policies::default(),
+                    false => policies,
+                },
+                ..settings.rules
+            },
             ..settings.clone()
         };
         let mut schedule = Schedule {

@@ -59,6 +59,18 @@ pub fn action(action: &Action, own: NodeId, names: &Names) -> String {
                 format!("note: by hand cleared {}", self::flag(flag, names))
             }
             Note::SplitBrain(node) => format!("note: split brain with {}", name(node)),
+            Note::Judged {
+                judgement, lost, ..
+            } => {
+                let what = match (judgement.loser, judgement.must_stop) {
+                    (None, _) => "nobody's data is touched".into(),
+                    (Some(loser), true) => format!("{} has to stop", name(loser)),
+                    (Some(loser), false) => {
+                        format!("{} is given up, {lost:?} blocks", name(loser))
+                    }
+                };
+                format!("note: {}: {}; {what}", judgement.policy, judgement.why)
+            }
             Note::TwoSources(node) => format!("note: in service on {} as well", name(node)),
             Note::Superseded(node) => format!("note: superseded by {}", name(node)),
             Note::PeerIsNewer(node) => format!("note: {} is newer", name(node)),

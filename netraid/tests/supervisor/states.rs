@@ -61,6 +61,9 @@ pub fn record(node: NodeId) -> Record {
         discarded: [Generation::NONE; SLOTS],
         lost_quorum: false,
         changing: false,
+        policies: String::new(),
+        changes: None,
+        source: None,
     }
 }
 

@@ -31,6 +31,9 @@ fn record(slot: u8, current: u64) -> Record {
         discarded: [Generation::NONE; SLOTS],
         lost_quorum: false,
         changing: false,
+        policies: String::new(),
+        changes: None,
+        source: None,
     }
 }
 
@@ -41,20 +44,33 @@ fn two() -> (Record, Record) {
 /// Checks what `own` is told, and that `peer` is told the reverse under `other_row` with the same rule.
 fn check(
     (own, peer): (Record, Record),
-    protocol: Protocol,
+    rules: Rules,
     rows: (&str, &str),
     rule: &str,
     outcome: Outcome,
 ) {
-    let here = compare(&own, &peer, protocol);
+    let here = compare(&own, &peer, &rules);
     assert_eq!((here.row, here.rule, here.outcome), (rows.0, rule, outcome));
-    let there = compare(&peer, &own, protocol);
+    let there = compare(&peer, &own, &rules);
     let expected = (rows.1, rule, outcome.reversed());
     assert_eq!((there.row, there.rule, there.outcome), expected);
 }
 
-const C: Protocol = Protocol::Sync;
-const A: Protocol = Protocol::Async;
+const fn rules(protocol: Protocol) -> Rules {
+    Rules {
+        protocol,
+        policies: Policies {
+            none_in_service: policy::NoneInService::Disconnect,
+            one_in_service: policy::OneInService::Disconnect,
+            both_in_service: policy::BothInService::Disconnect,
+            role_conflict: policy::RoleConflict::Disconnect,
+            always: false,
+        },
+    }
+}
+
+const C: Rules = rules(Protocol::Sync);
+const A: Rules = rules(Protocol::Async);
 const PART: Extent = Extent::Partial;
 const TO: Outcome = Outcome::ToPeer(PART);
 
@@ -234,12 +250,12 @@ fn step_e_a_split_brain_ends_when_one_side_is_given_up_by_either() {
     check((own.clone(), there.clone()), C, ("e", "e"), rule, TO);
     // What the peer has written since is not what was given up.
     here.discarded[1] = Generation(9);
-    let still = compare(&here, &peer, C);
+    let still = compare(&here, &peer, &C);
     assert_eq!(still.row, "20");
     // Opposite orders are none, unless one of the two is in service.
     there.discarded[1] = Generation(3);
     there.discarded[0] = Generation(2);
-    assert_eq!(compare(&own, &there, C).row, "20");
+    assert_eq!(compare(&own, &there, &C).row, "20");
     let running = Record {
         running: true,
         ..own.clone()
@@ -305,9 +321,9 @@ proptest! {
     fn both_sides_give_complementary_answers(
         own in any_record(0), peer in any_record(1), synchronous in any::<bool>(),
     ) {
-        let protocol = if synchronous { C } else { A };
-        let here = compare(&own, &peer, protocol);
-        let there = compare(&peer, &own, protocol);
+        let rules = if synchronous { C } else { A };
+        let here = compare(&own, &peer, &rules);
+        let there = compare(&peer, &own, &rules);
         prop_assert_eq!(here.outcome, there.outcome.reversed());
         prop_assert_eq!(here.rule, there.rule);
     }
@@ -320,7 +336,7 @@ proptest! {
         let mut own = own;
         let mut peer = peer;
         (own.discarded, peer.discarded) = Default::default();
-        if let Outcome::ToPeer(_) = compare(&own, &peer, C).outcome {
+        if let Outcome::ToPeer(_) = compare(&own, &peer, &C).outcome {
             let theirs = peer.generations.current;
             let known = own.generations.current == theirs
                 || own.generations.away.contains(&theirs)

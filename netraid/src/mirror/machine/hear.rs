@@ -4,6 +4,7 @@ use super::super::action::{Action, DropReason, Note};
 use super::super::decision::{Outcome, compare};
 use super::super::generation::Generation;
 use super::super::node::{NodeId, NodeSet};
+use super::super::policy::{Judgement, Policies};
 use super::super::record::Record;
 use super::{Leg, Machine, Service, Standing};
 
@@ -110,10 +111,68 @@ impl Machine {
         }
     }
 
+    /// What a policy gives up is given up as if an administrator had said so: it stays so whoever is in service next.
+    pub(super) fn obey_policies(&mut self, out: &mut Vec<Action>) {
+        for node in self.others().iter() {
+            let decision = self.decision(node);
+            let judgement = decision.and_then(|decision| decision.judgement);
+            let judgement = judgement.filter(|judgement| !judgement.pending);
+            let lost = self.lost_by(node, judgement);
+            let decided = decision.is_some_and(|decision| decision.row == "d");
+            let loser = judgement.and_then(|judgement| judgement.loser);
+            let given_up = match loser.filter(|_| decided) {
+                Some(loser) => self.give_up(loser),
+                None => false,
+            };
+            let before = std::mem::replace(&mut self.judged[node.slot()], judgement);
+            let told = |judgement: &Judgement| {
+                let new = given_up || Some(*judgement) != before;
+                new && self.settings.rules.policies != Policies::default()
+            };
+            if let Some(judgement) = judgement.filter(told) {
+                out.push(Action::Note(Note::Judged {
+                    node,
+                    judgement,
+                    first: before.is_none(),
+                    lost,
+                }));
+            }
+        }
+    }
+
+    /// Gives up what a node has now; whether that is new.
+    fn give_up(&mut self, loser: NodeId) -> bool {
+        let known = match loser == self.own() {
+            true => Some(&self.memory.generations),
+            false => self.peer(loser).map(|peer| &peer.generations),
+        };
+        let Some(current) = known.map(|known| known.current) else {
+            return false;
+        };
+        if loser == self.own() {
+            self.memory.fresh = false;
+        }
+        std::mem::replace(&mut self.memory.discarded[loser.slot()], current) != current
+    }
+
+    /// How much the loser wrote without the other, at most.
+    fn lost_by(&self, node: NodeId, judgement: Option<Judgement>) -> Option<u64> {
+        let loser = judgement?.loser?;
+        let changes = match loser == self.own() {
+            true => self.changes,
+            false => self.peer(node)?.changes,
+        };
+        changes.filter(|bytes| *bytes != Record::UNKNOWN_CHANGES)
+    }
+
     /// What there is to tell of a conflict with another node, if there is one.
     fn conflict_with(&self, node: NodeId) -> Option<Note> {
-        let outcome = self.decision(node).map(|decision| decision.outcome);
-        let split = Some(Note::SplitBrain(node));
+        let decision = self.decision(node);
+        let outcome = decision.map(|decision| decision.outcome);
+        let pending = decision
+            .and_then(|decision| decision.judgement)
+            .is_some_and(|judgement| judgement.pending);
+        let split = (!pending).then_some(Note::SplitBrain(node));
         match (self.standing(node), outcome) {
             (Standing::Newer, _) => Some(Note::PeerIsNewer(node)),
             (Standing::SplitBrain, _) => split,
@@ -167,7 +226,7 @@ impl Machine {
             .collect();
         let newest = |claim: &Record| {
             claims.iter().all(|other| {
-                let found = compare(claim, other, self.settings.protocol);
+                let found = compare(claim, other, &self.settings.rules);
                 claim.node == other.node || matches!(found.outcome, Outcome::ToPeer(_))
             })
         };
@@ -184,7 +243,7 @@ impl Machine {
     }
 
     fn may_follow(&self, source: &Record) -> bool {
-        let found = compare(&self.record(), source, self.settings.protocol);
+        let found = compare(&self.record(), source, &self.settings.rules);
         matches!(found.outcome, Outcome::FromPeer(_) | Outcome::Nothing)
     }
 }

@@ -60,6 +60,7 @@ impl Driver {
             Order::Create { force, keep } => return self.create(*force, *keep, dry_run),
             Order::Delete => return self.delete(dry_run),
             Order::Resize { size, force } => return self.resize(*size, *force, dry_run),
+            Order::Tentative => return self.tentative(),
             Order::Restore => Event::Restore,
             Order::Remove => Event::Remove,
             Order::QuickCheck => Event::QuickCheck,

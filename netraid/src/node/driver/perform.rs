@@ -256,6 +256,15 @@ impl Driver {
     }
 
     fn note(&mut self, note: Note) {
+        if let Note::Judged {
+            node,
+            judgement,
+            first,
+            lost,
+        } = note
+        {
+            return self.judged_by_policy(node, judgement, first, lost);
+        }
         let tag = &self.names.tag;
         let name = |node| self.names.node(node);
         let flag = |flag: Flag| match flag {
@@ -274,8 +283,9 @@ impl Driver {
                 "split-brain",
                 format!(
                     "split brain: {here} and {} were both written without the other; nobody's data is touched until \
-                     netraid resolve {tag} --discard NODE says whose is given up",
-                    name(node)
+                     netraid resolve {tag} --discard NODE says whose is given up ({})",
+                    name(node),
+                    self.policy(node)
                 ),
             ),
             Note::TwoSources(node) => (
@@ -320,12 +330,15 @@ impl Driver {
                     name(node)
                 ),
             ),
-            Note::OutOfTurn => (
+            Note::Judged { .. } | Note::OutOfTurn => (
                 "out-of-turn",
                 "something was told that nobody had asked for; nothing was changed".into(),
             ),
         };
         self.tell(event, text);
+        if let Note::SplitBrain(node) = note {
+            self.split_brain_found(node);
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::Driver;
 use crate::api::document::{self, Reason};
+use crate::config::Handlers;
 use crate::mirror::explain::explain;
 use crate::mirror::generation::{Generation, SLOTS};
 use crate::mirror::machine::{Leg, Service};
@@ -16,6 +17,8 @@ pub struct About {
     pub backend: String,
     /// `A`, `B` or `C`.
     pub protocol: String,
+    /// Programs that are told of split brains.
+    pub handlers: Handlers,
     /// The nodes' disks, by slot.
     pub disks: Vec<String>,
     /// The nodes' addresses and ports for the mirror's data, by slot.
