@@ -10,17 +10,28 @@ use super::site::Site;
 
 /// How long anything may take that should happen, on a machine with much else to do.
 pub const PATIENCE: Duration = Duration::from_secs(60);
-/// From one look to the next.
-const LOOK: Duration = Duration::from_millis(20);
+/// From one look to the next, at least.
+const PAUSE: Duration = Duration::from_millis(20);
+/// From one look to the next, at most.
+const LONGEST_PAUSE: Duration = Duration::from_millis(300);
 /// LKCHECKINTERVAL of these clusters.
 const INTERVAL: Duration = Duration::from_secs(1);
+
+/// After a look that began then. Looks start programs: one after the other without a pause, they would take the
+/// processors from what is waited for.
+fn pause(look: Instant) {
+    let pause = look.elapsed().saturating_mul(2);
+    std::thread::sleep(pause.clamp(PAUSE, LONGEST_PAUSE));
+}
 
 /// Waits for a condition.
 pub fn wait(otherwise: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
+    let mut look = Instant::now();
     while !condition() {
         assert!(Instant::now() < deadline, "{otherwise}");
-        std::thread::sleep(LOOK);
+        pause(look);
+        look = Instant::now();
     }
 }
 
@@ -77,6 +88,7 @@ impl<'a> Stage<'a> {
     fn wait_told(&self, node: usize, line: &str, what: &str, wanted: impl Fn(&str) -> bool) {
         let (deadline, mut checked) = (Instant::now() + PATIENCE, Instant::now());
         loop {
+            let look = Instant::now();
             let told = self.told(node, line);
             if wanted(&told) {
                 return;
@@ -90,7 +102,7 @@ impl<'a> Stage<'a> {
                 self.operator.interval();
                 checked = Instant::now();
             }
-            std::thread::sleep(LOOK);
+            pause(look);
         }
     }
 }
