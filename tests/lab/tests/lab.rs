@@ -3,7 +3,9 @@
 use anyhow::{Context, Result, ensure};
 use netraid_lab::{Cache, Failing, Lab, processes, scenario, wait_until};
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::io::{BufRead, BufReader};
+use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -380,6 +382,17 @@ fn a_killed_test_leaves_no_process_no_namespace_and_no_mount() {
             .into_iter()
             .flatten()
             .collect();
+        // As long as somebody has them open, no other lab's get their numbers.
+        let held: Vec<File> = inside
+            .iter()
+            .flat_map(|pid| ["net", "mnt", "pid"].map(|kind| format!("/proc/{pid}/ns/{kind}")))
+            .filter_map(|path| File::open(path).ok())
+            .collect();
+        let numbers: BTreeSet<PathBuf> = held
+            .iter()
+            .map(|file| std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap())
+            .collect();
+        assert!(namespaces.iter().all(|ns| numbers.contains(ns)), "{held:?}");
         // Network and mounts for the lab, processes for the lab and each node.
         assert!(
             inside.len() > 10 && namespaces.len() == 5,
@@ -413,6 +426,7 @@ fn a_killed_test_leaves_no_process_no_namespace_and_no_mount() {
                 );
             }
         }
+        drop(held);
         assert_eq!(mounts(), mounts_before, "after {how}");
     }
 }
