@@ -191,6 +191,12 @@ fn a_target_that_was_unextended_can_be_extended_again() {
     let node = "server2".to_owned();
     server1.done(&Order::Unextend { node });
     server1.sees(&["Source"]);
+    // Its disk may be used for something else.
+    server2.done(&Order::Delete);
+    server2.wait_for("who is in service", |mirror| {
+        mirror.source.as_deref() == Some("server1")
+    });
+    assert!(server2.rehearse(&Order::Delete).steps.is_empty());
     let application = cluster.application(0);
     application.write(0..MIB);
     server2.not_done(&Order::Restore, Outcome::Refused, "");

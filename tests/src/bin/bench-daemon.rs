@@ -257,8 +257,8 @@ fn hooks(pair: &Pair, count: usize) {
         ("canextend", target, "canextend server1 m0"),
         ("extend, a target already", target, "extend server1 m0"),
         ("depstoextend", target, "depstoextend server1 m0"),
-        ("unextend, an export is ended", target, &leave),
-        ("delete, an export is ended", target, &forget),
+        ("unextend, no target already", target, &leave),
+        ("delete, forgotten already", target, &forget),
     ];
     for (what, node, line) in table {
         let mut wrong = None;

@@ -218,11 +218,11 @@ impl Machine {
         if self.service != Service::Out {
             return None;
         }
+        // Whoever is no target (any more) keeps its disk for itself: it may be needed for something else.
         let claims: Vec<&Record> = NodeId::all()
             .filter_map(|node| self.peer(node))
-            .filter(|peer| {
-                peer.running && (self.may_follow(peer) || self.accepted == Some(peer.node))
-            })
+            .filter(|peer| peer.running && peer.nodes.contains(self.own()))
+            .filter(|peer| self.may_follow(peer) || self.accepted == Some(peer.node))
             .collect();
         let newest = |claim: &Record| {
             claims.iter().all(|other| {
@@ -236,7 +236,9 @@ impl Machine {
             // Two that can't be compared: whoever was agreed to before stays; a source that can't be heard may still write.
             (None, Some(before)) => {
                 let heard = self.peer(before);
-                heard.is_none_or(|peer| peer.running).then_some(before)
+                heard
+                    .is_none_or(|peer| peer.running && peer.nodes.contains(self.own()))
+                    .then_some(before)
             }
             (None, None) => None,
         }

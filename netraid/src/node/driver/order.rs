@@ -19,12 +19,14 @@ fn is_only_found(memory: &Memory) -> bool {
     memory.source.is_none() && !memory.was_source && !memory.last_owner && memory.settled.is_empty()
 }
 
-/// Whether nothing is remembered but what the disk itself says.
+/// Whether nothing is remembered but what the disk itself says, and what a source in service tells everybody.
 fn is_forgotten(memory: &Memory) -> bool {
     let nothing = Memory {
         generations: memory.generations.clone(),
         consistent: memory.consistent,
         agreement: memory.agreement,
+        outdated: memory.outdated,
+        in_sync: memory.in_sync,
         ..Memory::default()
     };
     *memory == nothing
