@@ -9,6 +9,7 @@ use nbd_protocol::session::Session;
 
 use crate::device::Geometry;
 use crate::export::Export;
+use crate::file::digest;
 use crate::server::Shared;
 
 impl ExportDirectory for Shared {
@@ -90,6 +91,6 @@ fn flags(geometry: &Geometry) -> TransmissionFlags {
 fn offer(name: &str) -> ContextOffer {
     ContextOffer {
         name: name.to_owned(),
-        wide: name.starts_with("x-netraid:blake3"),
+        wide: name == digest::CONTEXT,
     }
 }

@@ -1,4 +1,5 @@
-//! A device under a name, and the gate that every command which changes its data passes.
+//! A device under a name, and the gate that every command which changes its data passes (and those that must see one
+//! state of it).
 //!
 //! The gate decides under one lock, so that nothing can slip between the decisions: is the connection alive and not
 //! fenced, and does an older command overlap? What passes first is done first, whichever connection it came by; so a
@@ -117,6 +118,12 @@ impl Export {
         }
     }
 
+    /// Whether the block-status context at this position of the device's list is one of digests.
+    pub(crate) fn has_digests_at(&self, context: usize) -> bool {
+        let name = self.geometry.contexts.get(context);
+        name.is_some_and(|name| name == crate::file::digest::CONTEXT)
+    }
+
     /// What names the memory of the device, on this machine until it is started anew ([`BlockDevice::memory`]).
     ///
     /// [`BlockDevice::memory`]: crate::device::BlockDevice::memory
@@ -196,7 +203,7 @@ impl Export {
         self.settle(dropped);
     }
 
-    /// Takes in the data-changing commands among `batch`, in this order and all at once. Those that have to wait are
+    /// Takes in the commands among `batch` that change data or hold a range, in this order and all at once. Those that have to wait are
     /// kept and start by themselves; the rest get their tickets and are left for the caller to start.
     ///
     /// Fails, having taken in nothing, if the connection may start nothing more. `check_peer` makes that depend on
@@ -216,7 +223,7 @@ impl Export {
             return Err(Closed::ByPeer);
         }
         for slot in batch {
-            let Some((offset, length)) = slot.as_ref().and_then(Pending::changed_range) else {
+            let Some((offset, length)) = slot.as_ref().and_then(Pending::held_range) else {
                 continue;
             };
             let Some(pending) = slot.take() else { continue };

@@ -16,6 +16,8 @@ use crate::reply::Reply;
 pub(crate) struct Pending {
     command: Command,
     answering: Answering,
+    /// It keeps overlapping writes out although it changes nothing.
+    holds: bool,
 }
 
 impl Pending {
@@ -34,12 +36,21 @@ impl Pending {
             charge,
             answered: false,
         };
-        Pending { command, answering }
+        Pending {
+            command,
+            answering,
+            holds: false,
+        }
     }
 
-    /// The range that the command changes, if it changes any.
-    pub(crate) fn changed_range(&self) -> Option<(u64, u64)> {
-        if self.command.changes_data() {
+    /// The command is to keep overlapping writes out.
+    pub(crate) fn hold_range(&mut self) {
+        self.holds = true;
+    }
+
+    /// The range that nobody else may change meanwhile, if there is one.
+    pub(crate) fn held_range(&self) -> Option<(u64, u64)> {
+        if self.holds || self.command.changes_data() {
             self.command.range()
         } else {
             None
@@ -63,7 +74,9 @@ impl Pending {
 
     /// Hands the command to the device, unless the connection has died meanwhile.
     pub(crate) fn start(self) {
-        let Pending { command, answering } = self;
+        let Pending {
+            command, answering, ..
+        } = self;
         let Some(export) = answering.line.export.get() else {
             return;
         };

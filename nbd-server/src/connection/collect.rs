@@ -11,6 +11,7 @@ use nbd_protocol::reply::ReplyTo;
 use nbd_protocol::request::{HeaderStyle, RequestHeader, StatusPayload};
 
 use crate::connection::{Connection, End};
+use crate::file::digest::MOST;
 use crate::pending::{Part, Parts, Pending};
 use crate::reply::Reply;
 
@@ -147,7 +148,11 @@ impl Connection {
                     .map_err(|error| Failure::new(Errno::EINVAL, error.to_string()))
                     .and_then(|payload| check_status_payload(offset, &payload, &ids, &self.shape));
                 match chosen {
-                    Ok((length, chosen)) => self.add_status(header, offset, length, one, &chosen),
+                    Ok((length, chosen)) => {
+                        // Its own length is that of the payload; the answer is about the range.
+                        let asked = RequestHeader { length, ..header };
+                        self.add_status(asked, offset, length, one, &chosen);
+                    }
                     Err(failure) => self.refuse(header, failure),
                 }
             }
@@ -218,17 +223,18 @@ impl Connection {
                 of: Arc::clone(&of),
                 id,
             };
-            self.push(
-                header,
-                Command::BlockStatus {
-                    offset,
-                    length,
-                    one,
-                    context,
-                },
-                part,
-                0,
-            );
+            let digests = self.export.has_digests_at(context);
+            let command = Command::BlockStatus {
+                offset,
+                // The range is held as long as the answer takes.
+                length: if digests { length.min(MOST) } else { length },
+                one,
+                context,
+            };
+            self.push(header, command, part, 0);
+            if digests {
+                self.hold_last();
+            }
         }
         self.segment.requests += 1;
     }
@@ -245,6 +251,14 @@ impl Connection {
         self.segment
             .pending
             .push(Some(Pending::new(command, &self.line, to, part, charge)));
+    }
+
+    /// What was pushed last passes the gate like a write: what it describes is of one moment.
+    fn hold_last(&mut self) {
+        if let Some(Some(pending)) = self.segment.pending.last_mut() {
+            pending.hold_range();
+            self.segment.changes = true;
+        }
     }
 
     /// Adds the answer to a request that is not run.

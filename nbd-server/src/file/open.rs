@@ -13,6 +13,7 @@ use nix::libc;
 
 use crate::device::Geometry;
 use crate::file::FileDevice;
+use crate::file::digest;
 use crate::file::dirty::CONTEXT;
 
 /// Why a path can't be exported.
@@ -115,7 +116,11 @@ impl FileDevice {
             fast_zero: true,
             // One file for all connections: fdatasync(2) covers whatever was written through any of them.
             multi_connection: true,
-            contexts: vec!["base:allocation".to_owned(), CONTEXT.to_owned()],
+            contexts: vec![
+                "base:allocation".to_owned(),
+                CONTEXT.to_owned(),
+                digest::CONTEXT.to_owned(),
+            ],
         };
         let memory = memory(&metadata);
         Ok(FileDevice::new(file, direct, geometry, memory))

@@ -24,6 +24,12 @@ pub(super) fn extents(file: &File, size: u64, offset: u64, length: u64, one: boo
     Ok(Answer::Extents(extents))
 }
 
+/// The end of the hole at `position`; `position` itself if there is data.
+pub(super) fn hole_at(file: &File, size: u64, position: u64) -> Result<u64, Failure> {
+    let data = seek(file, position, Whence::SeekData)?;
+    Ok(data.unwrap_or(size).min(size).max(position))
+}
+
 /// The end of the run of data or hole at `position`, and its status.
 fn run_at(file: &File, size: u64, position: u64) -> Result<(u64, u64), Failure> {
     let data = seek(file, position, Whence::SeekData)?

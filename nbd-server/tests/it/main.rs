@@ -11,6 +11,7 @@ mod client;
 mod commands;
 mod concurrency;
 mod devices;
+mod digest;
 mod dirty;
 mod handshake;
 mod hostile;
