@@ -121,6 +121,8 @@ pub struct Start {
     pub speed: Speed,
     /// Writes that may be on the way to the other legs when the application is answered; `None` to wait for all legs.
     pub async_limit: Option<u16>,
+    /// Resyncs compare by digests first and send only what differs, where the backend and the targets' servers can.
+    pub compare: bool,
 }
 
 /// Which leg to add.

@@ -87,6 +87,7 @@ fn leg(slot: Slot, node: String, disk: &str, engine: &Engine, keepers: &Keepers)
         disk: disk_state.into(),
         reason,
         missing_bytes: engine.missing(slot),
+        no_digests: engine.no_digests(slot).map(str::to_owned),
     }
 }
 
@@ -100,6 +101,8 @@ fn resync(progress: &Progress) -> ResyncStatus {
     ResyncStatus {
         copied: done,
         sent: progress.sent,
+        compared: progress.compared,
+        equal: progress.equal,
         left: progress.left,
         percent: if whole == 0 {
             100.0

@@ -67,6 +67,9 @@ pub struct LegStatus {
     pub reason: Option<String>,
     /// Bytes that it still misses, while it is being resynced.
     pub missing_bytes: u64,
+    /// Why its resyncs can't compare by digests first; `null` if they can, or if that was not tried yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub no_digests: Option<String>,
 }
 
 /// The status words shown to people.
@@ -90,10 +93,16 @@ pub mod word {
 /// A resync under way.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ResyncStatus {
-    /// Bytes copied so far, zeroes included.
+    /// Bytes copied so far, zeroes and what was found to be equal included.
     pub copied: u64,
     /// Of them, bytes that crossed the network.
     pub sent: u64,
+    /// Bytes that were compared by digests before anything was sent.
+    #[serde(default)]
+    pub compared: u64,
+    /// Of them, bytes that were equal.
+    #[serde(default)]
+    pub equal: u64,
     /// Bytes still to be copied.
     pub left: u64,
     /// 0 to 100.
@@ -111,10 +120,16 @@ pub struct ResyncStatus {
 pub struct ResyncEnd {
     /// How many resyncs have ended since the mirror was started, this one included.
     pub number: u64,
-    /// Bytes copied, zeroes included.
+    /// Bytes copied, zeroes and what was found to be equal included.
     pub copied: u64,
     /// Of them, bytes that crossed the network.
     pub sent: u64,
+    /// Bytes that were compared by digests before anything was sent.
+    #[serde(default)]
+    pub compared: u64,
+    /// Of them, bytes that were equal.
+    #[serde(default)]
+    pub equal: u64,
     /// How long it took.
     pub elapsed_ms: u64,
 }

@@ -78,6 +78,9 @@ impl Backend for Embedded {
         if start.force {
             command.arg("--force");
         }
+        if !start.compare {
+            command.args(["--csums-alg", "none"]);
+        }
         std::fs::create_dir_all(&self.run_dir).map_err(ArrayError::failed)?;
         self.launch(command, &self.run_dir.join(format!("{}.log", start.tag)))?;
         let running = self.find(&start.tag)?.ok_or_else(|| {
@@ -359,6 +362,7 @@ mod tests {
             force: false,
             speed: Speed::default(),
             async_limit: None,
+            compare: true,
         };
         let error = backend.start(&start).err().unwrap();
         assert!(error.to_string().contains("holds no mirror"), "{error}");

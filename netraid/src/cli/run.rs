@@ -57,6 +57,10 @@ pub(super) struct Arguments {
     #[arg(long, default_value = "0", value_name = "SIZE", value_parser = super::size::parse)]
     resync_rate: u64,
 
+    /// Compare legs by these digests before copying, and send only what differs; "none" sends all that is marked
+    #[arg(long, default_value = "blake3", value_name = "ALGORITHM", value_parser = ["blake3", "none"])]
+    csums_alg: String,
+
     /// How long a dirty bit stays after the last write
     #[arg(long, default_value = "5s", value_name = "TIME", value_parser = milliseconds)]
     clean_interval: u64,
@@ -89,6 +93,7 @@ pub(super) fn perform(arguments: &Arguments) -> Result<(), Exit> {
             leg_timeout: arguments.leg_timeout,
             resync_rate: arguments.resync_rate,
             clean_interval: arguments.clean_interval,
+            compare: arguments.csums_alg != "none",
             ..Settings::default()
         },
         force: arguments.force,

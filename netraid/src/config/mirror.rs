@@ -90,6 +90,8 @@ pub struct MirrorConfig {
     pub policies: Policies,
     /// Programs that are told of it.
     pub handlers: Handlers,
+    /// `csums-alg`: resyncs compare by digests first, and send only what differs.
+    pub compare: bool,
     /// 1 to 8 nodes; a node's place in the list is its slot. One alone is a mirror that is not extended yet.
     pub nodes: Vec<NodeConfig>,
 }
@@ -177,6 +179,10 @@ const KEYS: &[Key] = &[
         example: "bitmap = \"internal\"",
     },
     Key {
+        name: "csums-alg",
+        example: "csums-alg = \"blake3\"",
+    },
+    Key {
         name: "nodes",
         example: "[[nodes]] with name, address and disk",
     },
@@ -224,6 +230,7 @@ pub(super) struct Draft {
     bitmap: Option<bool>,
     policies: Policies,
     handlers: Handlers,
+    compare: Option<bool>,
 }
 
 pub(super) struct DraftNode {
@@ -258,6 +265,17 @@ pub(super) fn read(source: &Source, problems: &mut Problems) -> Option<Draft> {
             problems.note(&protocol.place, complaint);
         }
     }
+    let algorithms = [("blake3", true), ("none", false)];
+    let compare = fields.word("csums-alg", &algorithms, problems);
+    if let (Some(Backend::Md), Some(compare)) = (backend, &compare)
+        && compare.value
+    {
+        let complaint = Complaint::new(
+            "csums-alg \"blake3\" is not built for backend \"md\": the kernel copies all that its bitmap marks",
+            "write backend = \"embedded\", or leave csums-alg out",
+        );
+        problems.note(&compare.place, complaint);
+    }
     let device = match (fields.has("device"), backend) {
         (true, _) => fields.path("device", problems),
         // The folder of names that mdadm keeps.
@@ -288,6 +306,7 @@ pub(super) fn read(source: &Source, problems: &mut Problems) -> Option<Draft> {
         bitmap: bitmap.map(|at| at.value),
         policies,
         handlers,
+        compare: compare.map(|at| at.value),
     })
 }
 
@@ -436,6 +455,7 @@ impl Draft {
             bitmap: self.bitmap.unwrap_or(true),
             policies: self.policies,
             handlers: self.handlers,
+            compare: self.compare.unwrap_or(self.backend? == Backend::Embedded),
             nodes: nodes?,
         })
     }

@@ -66,11 +66,18 @@ fn the_least_that_can_be_written_means_the_documented_defaults() {
         (a.number, a.backend, a.protocol),
         (7, Backend::Md, Protocol::C)
     );
-    assert_eq!((a.chunk_bytes, a.bitmap), (256 << 10, true));
+    assert_eq!(
+        (a.chunk_bytes, a.bitmap, a.compare),
+        (256 << 10, true, false)
+    );
     assert_eq!(a.device.as_deref(), Some(Path::new("/dev/md/a")));
     let embedded = mirror("a", 7, NODES).replace("md", "embedded");
+    let off = embedded.replacen("[[nodes]]", "csums-alg = \"none\"\n[[nodes]]", 1);
     let embedded = read(&[("a.toml", &embedded)]).unwrap();
-    assert_eq!(embedded.mirrors[&Tag::new("a").unwrap()].device, None);
+    let a_embedded = &embedded.mirrors[&Tag::new("a").unwrap()];
+    assert_eq!((&a_embedded.device, a_embedded.compare), (&None, true));
+    let off = read(&[("a.toml", &off)]).unwrap();
+    assert!(!off.mirrors[&Tag::new("a").unwrap()].compare);
     assert_eq!(a.nodes[1].address.to_string(), "10.0.0.2:7800");
     assert_eq!((a.nodes[0].port, a.nodes[1].port), (10008, 10008));
     assert_eq!(a.nodes[0].priority, None);
@@ -158,7 +165,7 @@ fn each_mistake_in_a_file_has_its_line_column_reason_and_remedy() {
         ("chunks = 1", "4:1: unknown key \"chunks\"; write chunk"),
         (
             "colour = 1",
-            "4:1: unknown key \"colour\"; known here are tag, number, backend, device, protocol, chunk, bitmap, nodes, \
+            "4:1: unknown key \"colour\"; known here are tag, number, backend, device, protocol, chunk, bitmap, csums-alg, nodes, \
              after-sb-0pri, after-sb-1pri, after-sb-2pri, rr-conflict, always-asbp, handlers",
         ),
         (
@@ -200,6 +207,15 @@ fn each_mistake_in_a_file_has_its_line_column_reason_and_remedy() {
         (
             "bitmap = true",
             "4:10: bitmap is of type boolean, a string is needed; write for example bitmap = \"internal\"",
+        ),
+        (
+            "csums-alg = \"blake3\"",
+            "4:13: csums-alg \"blake3\" is not built for backend \"md\": the kernel copies all that its bitmap marks; \
+             write backend = \"embedded\", or leave csums-alg out",
+        ),
+        (
+            "csums-alg = \"md5\"",
+            "4:13: csums-alg \"md5\" is not known; write \"blake3\" or \"none\"",
         ),
         (
             "number = 1",

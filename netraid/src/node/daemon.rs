@@ -302,6 +302,7 @@ fn plan(
             least: Some(speed_limit_min),
         },
         async_limit: asynchronous.then_some(async_limit),
+        compare: mirror.compare,
         chunk: mirror.bitmap.then_some(mirror.chunk_bytes),
     })
 }

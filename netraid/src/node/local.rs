@@ -50,6 +50,8 @@ pub struct Plan {
     pub speed: Speed,
     /// Writes that may be on the way to the other legs; `None` to wait for all.
     pub async_limit: Option<u16>,
+    /// Resyncs compare by digests first.
+    pub compare: bool,
     /// Bytes under one bit of the bitmap; `None` for no bitmap.
     pub chunk: Option<u32>,
 }
@@ -243,6 +245,7 @@ impl Local {
             force,
             speed: self.plan.speed,
             async_limit: self.plan.async_limit,
+            compare: self.plan.compare,
         });
         self.array = match started {
             Ok(array) => Some(array),

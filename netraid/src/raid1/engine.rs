@@ -12,6 +12,7 @@
 mod attach;
 mod clean;
 mod commit;
+mod compare;
 mod copy;
 mod grow;
 mod interface;
@@ -31,10 +32,11 @@ use crate::raid1::intent::Intent;
 use crate::raid1::leg::{LegImage, LegRecord, LegState, Slot, SlotSet, SuperState};
 
 pub use attach::{Refusal, permitted};
+pub use compare::DIGESTS;
 pub use interface::{
     Effect, Event, IdSource, Joined, OperationId, RequestId, Settings, Shape, Terms, Update,
 };
-pub use resync::Progress;
+pub use resync::{Progress, Totals};
 
 #[derive(Debug)]
 struct Leg {
@@ -57,6 +59,8 @@ struct Leg {
     to_copy: u64,
     /// How often it was expelled.
     expelled: u64,
+    /// Why it can't be compared by digests, once it was found not to be.
+    no_digests: Option<String>,
 }
 
 type JobId = u64;
@@ -288,7 +292,7 @@ impl Engine {
         while let Some(job) = self.runnable.pop_front() {
             match self.jobs.get(&job) {
                 Some(Job::Write(_)) => self.prepare_write(job, effects),
-                Some(Job::Copy(_)) => self.start_copy_read(job, effects),
+                Some(Job::Copy(_)) => self.start_copy(job, effects),
                 _ => {}
             }
         }

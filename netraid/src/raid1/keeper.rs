@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use nbd_client::connection::WhenFull;
 use nbd_client::{Connection, Options, Target};
 use nbd_protocol::session::Session;
+use nbd_server::file::digest;
 
 use crate::md::MdUuid;
 use crate::md::format::{FormattedLeg, NewLeg};
@@ -304,7 +305,7 @@ impl Keepers {
             max_requests: MOST_REQUESTS,
             max_bytes: MOST_BYTES,
             when_full: WhenFull::Fail,
-            contexts: vec!["base:allocation".into()],
+            contexts: vec!["base:allocation".into(), digest::CONTEXT.into()],
             session: Some(Session {
                 client: u128::from_be_bytes(self.array.0),
                 generation,

@@ -12,6 +12,9 @@ use nbd_client::Connection;
 use nbd_protocol::command::{Answer, Command, Completion, Errno, Extent, Failure, Outcome};
 use nbd_protocol::number::TransmissionFlags;
 use nbd_server::device::SharedDevice;
+use nbd_server::file::digest;
+
+use crate::raid1::engine::DIGESTS;
 
 /// A connected leg.
 #[derive(Clone)]
@@ -50,7 +53,7 @@ impl Link {
     /// Starts one command; a remote one leaves with the next [`Link::kick`].
     pub fn submit(&self, command: Command, completion: Completion) {
         match self {
-            Link::Local(device) => device.submit(command, completion),
+            Link::Local(device) => submit_local(device, command, completion),
             Link::Remote(connection) => submit_remote(connection, command, completion),
         }
     }
@@ -148,6 +151,35 @@ impl Link {
     }
 }
 
+/// Whether `command` asks for digests.
+fn asks_for_digests(command: &Command) -> bool {
+    matches!(
+        command,
+        Command::BlockStatus {
+            context: DIGESTS,
+            ..
+        }
+    )
+}
+
+fn no_digests(completion: Completion) {
+    let why = "its server does not offer x-netraid:blake3";
+    completion.complete(Err(Failure::new(Errno::ENOTSUP, why)));
+}
+
+fn submit_local(device: &SharedDevice, mut command: Command, completion: Completion) {
+    if asks_for_digests(&command)
+        && let Command::BlockStatus { context, .. } = &mut command
+    {
+        let contexts = device.geometry().contexts;
+        match contexts.iter().position(|name| name == digest::CONTEXT) {
+            Some(position) => *context = position,
+            None => return no_digests(completion),
+        }
+    }
+    device.submit(command, completion);
+}
+
 fn submit_remote(connection: &Arc<Connection>, command: Command, completion: Completion) {
     let export = connection.export();
     let most = u64::from(export.maximum_payload.min(LONGEST));
@@ -211,6 +243,16 @@ fn submit_remote(connection: &Arc<Connection>, command: Command, completion: Com
         }
         Command::Cache { .. } if !export.offers(TransmissionFlags::SEND_CACHE) => {
             completion.complete(Ok(Answer::Done));
+        }
+        ref digests if asks_for_digests(digests) => {
+            let Some(position) = export.context(digest::CONTEXT) else {
+                return no_digests(completion);
+            };
+            let mut command = command;
+            if let Command::BlockStatus { context, .. } = &mut command {
+                *context = position;
+            }
+            connection.submit(command, completion);
         }
         Command::BlockStatus {
             offset,

@@ -16,7 +16,7 @@ use nbd_protocol::command::{Answer, Command, Completion, Errno, Extent, Failure,
 use nbd_server::device::{BlockDevice, Geometry};
 
 use crate::raid1::engine::{
-    Effect, Engine, Event, OperationId, Progress, RequestId, Shape, Update,
+    DIGESTS, Effect, Engine, Event, OperationId, Progress, RequestId, Shape, Update,
 };
 use crate::raid1::leg::{LegImage, Slot};
 use crate::raid1::link::Link;
@@ -403,11 +403,13 @@ impl Core {
         let progress = self.engine.progress();
         if let (Some(before), None) = (self.resync, progress) {
             self.resyncs += 1;
-            let (copied, sent) = self.engine.resync_totals();
+            let totals = self.engine.resync_totals();
             self.last_resync = Some(crate::status::ResyncEnd {
                 number: self.resyncs,
-                copied,
-                sent,
+                copied: totals.copied,
+                sent: totals.sent,
+                compared: totals.compared,
+                equal: totals.equal,
                 elapsed_ms: before.elapsed,
             });
         }
@@ -524,7 +526,9 @@ fn shifted(mut command: Command, by: u64) -> Command {
             offset, context, ..
         } => {
             *offset += by;
-            *context = 0;
+            if *context != DIGESTS {
+                *context = 0;
+            }
         }
         Command::Flush => {}
     }

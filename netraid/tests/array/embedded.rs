@@ -64,6 +64,7 @@ fn a_mirror_of_the_embedded_engine_is_driven_through_the_same_trait() {
         force: false,
         speed: Speed::default(),
         async_limit: None,
+        compare: true,
     };
     let array = backend.start(&start).unwrap();
     assert!(!in_sync(&*array));

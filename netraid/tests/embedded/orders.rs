@@ -194,6 +194,7 @@ fn what_a_mirror_that_runs_is_not_is_refused() {
         force: false,
         speed: Speed::default(),
         async_limit: None,
+        compare: true,
     };
     let error = rig.backend("one").start(&start).err().unwrap();
     refused(error, "runs already, on disk");

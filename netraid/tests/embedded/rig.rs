@@ -91,6 +91,7 @@ impl Rig {
             force: false,
             speed,
             async_limit: None,
+            compare: true,
         };
         let array = self.backend(name).start(&start).unwrap();
         let watch = array.watch().unwrap();

@@ -10,6 +10,7 @@
     reason = "nothing here is used from outside"
 )]
 
+mod digests;
 mod disk;
 mod faults;
 mod foreign;

@@ -2,6 +2,7 @@
 
 use nbd_protocol::command::Command;
 use netraid::mirror::generation::{Extent, Generation, Verdict, decide};
+use netraid::raid1::engine::DIGESTS;
 use netraid::raid1::leg::{LegState, SuperState};
 
 use crate::application::Learned;
@@ -9,16 +10,28 @@ use crate::disk::BLOCK;
 use crate::flights::Work;
 use crate::world::{World, slot};
 
+pub fn tells_digests(command: &Command) -> bool {
+    matches!(
+        command,
+        Command::BlockStatus {
+            context: DIGESTS,
+            ..
+        }
+    )
+}
+
 impl World {
-    /// P1: overlapping writes of one connection are never under way together.
+    /// P1: overlapping writes of one connection are never under way together, nor a write while digests are told.
     pub fn check_order(&self, leg: usize, connection: u64, command: &Command) {
-        let (true, Some((offset, length))) = (command.changes_data(), command.range()) else {
+        let ordered = |command: &Command| command.changes_data() || tells_digests(command);
+        let (true, Some((offset, length))) = (ordered(command), command.range()) else {
             return;
         };
         for flight in &self.flights {
             if let Work::Data(other) = &flight.work
                 && (flight.slot, flight.connection) == (leg, connection)
-                && other.changes_data()
+                && ordered(other)
+                && (other.changes_data() || command.changes_data())
                 && let Some((start, count)) = other.range()
             {
                 let apart = start + count <= offset || offset + length <= start;

@@ -1,5 +1,6 @@
 //! One simulated disk: a volatile cache over stable blocks, and metadata as it would be read back after a crash.
 
+use nbd_protocol::command::Extent;
 use netraid::raid1::chunks::ChunkSet;
 use netraid::raid1::engine::{Shape, Update};
 use netraid::raid1::intent::page_bytes;
@@ -184,6 +185,21 @@ impl Disk {
             .iter()
             .flat_map(|block| block.to_le_bytes())
             .collect()
+    }
+
+    /// What the blocks hold, two at a time: a digest that never collides.
+    pub fn digests(&self, offset: u64, length: u64) -> Vec<Extent> {
+        let data = self.read(offset, length);
+        let pairs = data.chunks(2 * BLOCK as usize);
+        let extent = |pair: &[u8]| {
+            let mut status = [0; 8];
+            status[..pair.len()].copy_from_slice(pair);
+            Extent {
+                length: pair.len() as u64,
+                status: u64::from_le_bytes(status),
+            }
+        };
+        pairs.map(extent).collect()
     }
 
     pub fn flush(&mut self) {

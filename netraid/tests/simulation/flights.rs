@@ -2,9 +2,10 @@
 
 use bytes::Bytes;
 use nbd_protocol::command::{Answer, Command, Errno, Failure, Outcome};
-use netraid::raid1::engine::{Event, OperationId};
+use netraid::raid1::engine::{DIGESTS, Event, OperationId};
 use netraid::raid1::leg::{LegState, Slot};
 
+use crate::checks::tells_digests;
 use crate::disk::{BLOCK, MetadataStep};
 use crate::world::World;
 
@@ -154,7 +155,7 @@ impl World {
     }
 
     /// Does the work on the disk. An operation of an older connection that overlaps goes first: the server keeps
-    /// overlapping ones in order of arrival over all connections.
+    /// overlapping ones in order of arrival over all connections, and digests behind writes.
     pub fn perform(&mut self, flight: &mut Flight) {
         while let Some(index) = self.flights.iter().position(|other| {
             other.slot == flight.slot
@@ -203,6 +204,24 @@ impl World {
             Work::Data(Command::Flush) => {
                 disk.flush();
                 Answer::Done
+            }
+            Work::Data(Command::BlockStatus {
+                offset,
+                length,
+                context: DIGESTS,
+                ..
+            }) => {
+                self.tally.digests += 1;
+                // Some answers end early; some servers have none.
+                if self.random.chance(3) {
+                    flight.outcome = Some(Err(Failure::new(Errno::ENOTSUP, "no digests here")));
+                    return;
+                }
+                let length = match self.random.chance(10) {
+                    true => (length / 2 / BLOCK).max(1) * BLOCK,
+                    false => *length,
+                };
+                Answer::Extents(disk.digests(*offset, length))
             }
             Work::Data(other) => panic!("the engine sent {other:?} to a leg"),
         };
@@ -311,7 +330,10 @@ fn simulated() -> Failure {
 fn overlaps(one: &Work, two: &Work) -> bool {
     match (one, two) {
         (Work::Metadata(_), Work::Metadata(_)) => true,
-        (Work::Data(one), Work::Data(two)) if one.changes_data() && two.changes_data() => {
+        // Digests wait for older writes like a write does: what lands behind them would make them a lie.
+        (Work::Data(one), Work::Data(two))
+            if one.changes_data() && (two.changes_data() || tells_digests(two)) =>
+        {
             match (one.range(), two.range()) {
                 (Some((a, m)), Some((b, n))) => a < b + n && b < a + m,
                 _ => false,

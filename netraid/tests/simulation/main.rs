@@ -87,6 +87,7 @@ fn expect_enough(schedules: u64, total: &Tally) {
         ("stops", total.stops),
         ("refusals", total.refusals),
         ("growths", total.growths),
+        ("digests", total.digests),
     ] {
         assert!(count * 20 > schedules, "too few {what}: {count}");
     }

@@ -42,6 +42,8 @@ tally! {
     stops,
     /// Mirrors that became larger.
     growths,
+    /// Ranges of which a leg told digests.
+    digests,
     /// Mirrors that could take no writes any more.
     halts,
     /// Source crashed at each moment of a schedule in turn.

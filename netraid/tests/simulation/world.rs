@@ -166,6 +166,7 @@ impl World {
             resync_piece: piece.next_multiple_of(BLOCK),
             resync_window: 1 + self.random.below(4) as usize,
             resync_rate: [0, 0, 100][self.random.below(3) as usize],
+            compare: self.random.chance(25),
             ..Settings::default()
         };
         let ids = IdSource::new(self.random.next());

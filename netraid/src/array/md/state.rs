@@ -188,6 +188,7 @@ fn leg_status(
         status: status.into(),
         disk: disk.into(),
         reason,
+        no_digests: None,
         missing_bytes: match member {
             Some(member) if recovering(member) => dirty,
             _ => 0,
@@ -209,6 +210,8 @@ fn resync(view: &View) -> Option<ResyncStatus> {
     Some(ResyncStatus {
         copied,
         sent: copied,
+        compared: 0,
+        equal: 0,
         left,
         percent: done as f64 * 100.0 / whole as f64,
         speed,

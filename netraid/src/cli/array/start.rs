@@ -56,6 +56,7 @@ pub(super) fn perform(order: &Start) -> Result<(), Exit> {
             "LKDR_ASYNC_LIMIT",
             async_limit,
         )?,
+        compare: false,
     };
     let kernel = Kernel::new(order.common.machine()?);
     let array = kernel.start(&start)?;

@@ -111,6 +111,7 @@ impl Engine {
                 joined: None,
                 to_copy: 0,
                 expelled: 0,
+                no_digests: None,
             })
             .collect();
         let mut engine = Engine {
@@ -287,6 +288,7 @@ impl Engine {
             dirty_bytes,
         });
         leg.to_copy = 0;
+        leg.no_digests = None;
         leg.record = record;
         leg.state = LegState::Attaching;
         leg.needs_whole_bitmap = true;

@@ -1,5 +1,6 @@
-//! One piece of a resync: read from a leg in sync, written to the legs that miss it.
+//! One piece of a resync: compared by digests where that helps, read from a leg in sync, written to the legs that miss it.
 
+use super::compare::Comparison;
 use super::*;
 
 /// One piece under way.
@@ -13,10 +14,15 @@ pub(super) struct CopyJob {
     tried: SlotSet,
     source: Option<Slot>,
     waiting: SlotSet,
+    /// While its digests are being asked for.
+    pub(super) comparison: Option<Comparison>,
+    /// The part of it that is being copied, and those that follow: all of it unless digests told.
+    run: (u64, u64),
+    runs: Vec<(u64, u64)>,
 }
 
 impl CopyJob {
-    pub(super) fn new(offset: u64, length: u64, targets: SlotSet) -> CopyJob {
+    pub(super) fn new((offset, length): (u64, u64), targets: SlotSet, compare: bool) -> CopyJob {
         CopyJob {
             offset,
             length,
@@ -25,12 +31,69 @@ impl CopyJob {
             tried: SlotSet::EMPTY,
             source: None,
             waiting: SlotSet::EMPTY,
+            comparison: compare.then(Comparison::default),
+            run: (offset, length),
+            runs: Vec::new(),
         }
     }
 }
 
 impl Engine {
-    /// The piece has its range: read it from a leg in sync.
+    /// The piece has its range.
+    pub(super) fn start_copy(&mut self, job: JobId, effects: &mut Vec<Effect>) {
+        let in_sync = self.in_sync();
+        let resyncing = self.slots_in(&[LegState::Resync]);
+        let source = self.best_of(in_sync);
+        let Some(Job::Copy(copy)) = self.jobs.get_mut(&job) else {
+            return;
+        };
+        copy.targets = copy.targets.and(resyncing);
+        let (piece, targets) = ((copy.offset, copy.length), copy.targets);
+        match (&mut copy.comparison, source) {
+            (Some(comparison), Some(source)) if !targets.is_empty() => {
+                comparison.begin(source, targets);
+                self.ask_for_digests(job, piece, source, targets, effects);
+            }
+            _ => {
+                copy.comparison = None;
+                self.start_copy_read(job, effects);
+            }
+        }
+    }
+
+    /// Digests told what is to be copied of the piece; nothing if they are equal.
+    pub(super) fn copy_compared(&mut self, job: JobId, effects: &mut Vec<Effect>) {
+        let resyncing = self.slots_in(&[LegState::Resync]);
+        let Some(Job::Copy(copy)) = self.jobs.get_mut(&job) else {
+            return;
+        };
+        let Some(comparison) = copy.comparison.take() else {
+            return;
+        };
+        copy.targets = copy.targets.and(resyncing);
+        let (piece, targets) = ((copy.offset, copy.length), copy.targets);
+        let mut runs = comparison.differing(piece, targets);
+        if targets.is_empty() {
+            self.end_copy(job, false);
+            return;
+        }
+        let differing: u64 = runs.iter().map(|(_, length)| length).sum();
+        let equal = piece.1.saturating_sub(differing);
+        runs.reverse();
+        let first = runs.pop();
+        if let Some(run) = first {
+            (copy.run, copy.runs) = (run, runs);
+        }
+        if comparison.is_complete(targets) {
+            self.resync.compared(piece.1, equal);
+        }
+        match first {
+            Some(_) => self.start_copy_read(job, effects),
+            None => self.end_copy(job, true),
+        }
+    }
+
+    /// Read what is to be copied from a leg in sync.
     pub(super) fn start_copy_read(&mut self, job: JobId, effects: &mut Vec<Effect>) {
         let in_sync = self.in_sync();
         let resyncing = self.slots_in(&[LegState::Resync]);
@@ -39,13 +102,12 @@ impl Engine {
         };
         copy.targets = copy.targets.and(resyncing);
         let candidates = in_sync.without(copy.tried);
-        let source = if candidates.contains(self.local) {
-            Some(self.local)
-        } else {
-            candidates.iter().next()
-        };
-        let (offset, length) = (copy.offset, copy.length);
-        let Some(source) = source.filter(|_| !copy.targets.is_empty()) else {
+        let ((offset, length), targets) = (copy.run, copy.targets);
+        let source = self.best_of(candidates);
+        let (Some(source), Some(Job::Copy(copy))) = (
+            source.filter(|_| !targets.is_empty()),
+            self.jobs.get_mut(&job),
+        ) else {
             self.end_copy(job, false);
             return;
         };
@@ -70,10 +132,20 @@ impl Engine {
         let Some(Job::Copy(copy)) = self.jobs.get_mut(&job) else {
             return;
         };
+        if let Some(comparison) = &mut copy.comparison {
+            let told = comparison.answered(slot, &outcome);
+            if let Err(failure) = outcome {
+                self.note_digest_failure(slot, &failure);
+            }
+            if told {
+                self.copy_compared(job, effects);
+            }
+            return;
+        }
         if copy.source == Some(slot) {
             copy.source = None;
             match outcome {
-                Ok(Answer::Data(data)) if data.len() as u64 == copy.length => {
+                Ok(Answer::Data(data)) if data.len() as u64 == copy.run.1 => {
                     self.write_copy(job, data, effects)
                 }
                 other => self.copy_read_failed(job, slot, other, effects),
@@ -91,8 +163,19 @@ impl Engine {
                 );
             }
         }
-        if matches!(self.jobs.get(&job), Some(Job::Copy(copy)) if copy.waiting.is_empty()) {
-            self.end_copy(job, true);
+        let Some(Job::Copy(copy)) = self.jobs.get_mut(&job) else {
+            return;
+        };
+        if !copy.waiting.is_empty() {
+            return;
+        }
+        match copy.runs.pop() {
+            Some(run) => {
+                copy.run = run;
+                copy.tried = SlotSet::EMPTY;
+                self.start_copy_read(job, effects);
+            }
+            None => self.end_copy(job, true),
         }
     }
 
@@ -101,7 +184,7 @@ impl Engine {
         let Some(Job::Copy(copy)) = self.jobs.get_mut(&job) else {
             return;
         };
-        let (offset, length) = (copy.offset, copy.length);
+        let (offset, length) = copy.run;
         copy.targets = copy.targets.and(resyncing);
         copy.waiting = copy.targets;
         let targets = copy.targets;

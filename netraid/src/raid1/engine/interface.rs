@@ -55,6 +55,8 @@ pub struct Settings {
     pub resync_rate: u64,
     /// Bytes a second below which a resync does not step aside for the application; 0: it always does.
     pub resync_least: u64,
+    /// A resync compares legs by digests first and sends only what differs.
+    pub compare: bool,
 }
 
 impl Default for Settings {
@@ -67,6 +69,7 @@ impl Default for Settings {
             resync_window: 8,
             resync_rate: 0,
             resync_least: 0,
+            compare: false,
         }
     }
 }

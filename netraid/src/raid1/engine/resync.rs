@@ -10,16 +10,33 @@ use std::collections::BTreeMap;
 /// How far a resync is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// Bytes read from the source since the resync began.
+    /// Bytes dealt with since the resync began: read from the source, or found to be equal.
     pub copied: u64,
-    /// Of them, bytes that were not zero and crossed to the targets.
+    /// Of them, bytes that were neither equal nor zero and crossed to the targets.
     pub sent: u64,
+    /// Bytes that were compared by digests first.
+    pub compared: u64,
+    /// Of them, bytes that turned out to be equal and were not sent.
+    pub equal: u64,
     /// Bytes still to be copied.
     pub left: u64,
     /// Milliseconds since it began.
     pub elapsed: u64,
     /// Somebody stopped it for now.
     pub paused: bool,
+}
+
+/// Bytes of the current or the last resync; what they mean is told at [`Progress`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Dealt with.
+    pub copied: u64,
+    /// Sent.
+    pub sent: u64,
+    /// Compared by digests.
+    pub compared: u64,
+    /// Found to be equal.
+    pub equal: u64,
 }
 
 /// State of the copying.
@@ -34,6 +51,10 @@ pub(super) struct Resync {
     began: u64,
     pub(super) copied: u64,
     pub(super) sent: u64,
+    compared: u64,
+    equal: u64,
+    /// Pieces in a row that had no equal block.
+    futile: u32,
     /// What the upper bound of the speed allows.
     most: Allowance,
     /// What the lower one asks for.
@@ -84,12 +105,40 @@ impl Resync {
             self.began = now;
             self.copied = 0;
             self.sent = 0;
+            self.compared = 0;
+            self.equal = 0;
+            self.futile = 0;
         }
+    }
+
+    /// So many bytes were compared, and so many of them were equal.
+    pub(super) fn compared(&mut self, bytes: u64, equal: u64) {
+        self.compared += bytes;
+        self.equal += equal;
+        self.copied += equal;
+        self.futile = if equal > 0 {
+            0
+        } else {
+            self.futile.saturating_add(1)
+        };
+    }
+
+    /// Whether comparing the next piece promises anything: where all was different for long, only samples are compared.
+    pub(super) fn worth_comparing(&mut self) -> bool {
+        if self.futile < FUTILE {
+            return true;
+        }
+        self.futile = self.futile.saturating_add(1);
+        self.futile.is_multiple_of(SAMPLE)
     }
 }
 
 /// Pieces under way while the application is busy: enough to go on, too few to be in its way.
 const BUSY_WINDOW: usize = 2;
+
+/// After so many pieces in a row without an equal block, only one in [`SAMPLE`] is compared.
+const FUTILE: u32 = 32;
+const SAMPLE: u32 = 16;
 
 /// How long after its last request the application counts as busy, in milliseconds.
 const BUSY_FOR: u64 = 100;
@@ -112,15 +161,29 @@ impl Engine {
         Some(Progress {
             copied: self.resync.copied,
             sent: self.resync.sent,
+            compared: self.resync.compared,
+            equal: self.resync.equal,
             left: left.min(self.shape.size),
             elapsed: self.now.saturating_sub(self.resync.began),
             paused: self.resync.paused,
         })
     }
 
-    /// Bytes copied and bytes sent by the current or the last resync.
-    pub fn resync_totals(&self) -> (u64, u64) {
-        (self.resync.copied, self.resync.sent)
+    /// What the current or the last resync has done so far.
+    pub fn resync_totals(&self) -> Totals {
+        let Resync {
+            copied,
+            sent,
+            compared,
+            equal,
+            ..
+        } = self.resync;
+        Totals {
+            copied,
+            sent,
+            compared,
+            equal,
+        }
     }
 
     /// Starts as many pieces as the window and the rate allow, and finishes legs that miss nothing.
@@ -145,7 +208,9 @@ impl Engine {
             self.resync.under_way += 1;
             self.resync.most.spend(length);
             self.resync.least.spend(length);
-            let job = self.new_job(Job::Copy(copy::CopyJob::new(offset, length, targets)));
+            let compare = self.compares(targets);
+            let job = copy::CopyJob::new((offset, length), targets, compare);
+            let job = self.new_job(Job::Copy(job));
             self.admit(job, offset, length);
             self.start_runnable(effects);
         }

@@ -52,6 +52,10 @@ pub(super) fn mirror(status: &Status, colour: bool) -> String {
             };
             page += &format!("  {:node$}  {when}{}\n", "", plain(reason));
         }
+        if let Some(why) = &leg.no_digests {
+            let text = format!("resyncs send all that is marked: {why}");
+            page += &format!("  {:node$}  {}\n", "", plain(&text));
+        }
     }
     numbers(&mut page, status);
     page
@@ -104,6 +108,13 @@ fn numbers(page: &mut String, status: &Status) {
             duration(Duration::from_millis(end.elapsed_ms)),
             size(end.sent),
         );
+        if end.compared > 0 {
+            let (compared, equal) = (size(end.compared), size(end.equal));
+            let _ = writeln!(
+                page,
+                "    {compared} compared by digests, {equal} of it equal"
+            );
+        }
     }
     for uri in &status.uris {
         let _ = writeln!(page, "  {}", plain(uri));

@@ -26,7 +26,8 @@ fn a_blank_leg_gets_everything_but_zeroes_are_not_sent() {
     assert_eq!(bench.reason(REMOTE), "full resync: new leg");
     zeroes(&mut bench);
     assert_eq!(bench.state(REMOTE), LegState::InSync);
-    assert_eq!(bench.engine.resync_totals(), (SHAPE.size, 0));
+    let totals = bench.engine.resync_totals();
+    assert_eq!((totals.copied, totals.sent), (SHAPE.size, 0));
     let writes = bench.sent.iter().filter(|(leg, _)| *leg == REMOTE);
     assert!(
         writes
@@ -47,7 +48,7 @@ fn a_leg_that_was_away_gets_only_what_it_missed() {
     bench.attach_again(REMOTE);
     bench.finish();
     assert_eq!(bench.state(REMOTE), LegState::InSync);
-    assert_eq!(bench.engine.resync_totals().0, 2 * CHUNK);
+    assert_eq!(bench.engine.resync_totals().copied, 2 * CHUNK);
 }
 
 #[test]
@@ -82,7 +83,7 @@ fn an_interrupted_full_resync_goes_on_where_it_was() {
     bench.attach_again(REMOTE);
     bench.finish();
     assert_eq!(bench.state(REMOTE), LegState::InSync);
-    assert_eq!(bench.engine.resync_totals().0, left);
+    assert_eq!(bench.engine.resync_totals().copied, left);
 }
 
 #[test]
@@ -131,18 +132,18 @@ fn a_resync_keeps_to_its_rate_and_can_be_paused() {
     let mut bench = Bench::degraded(SHAPE, settings);
     bench.attach_blank(REMOTE);
     bench.finish();
-    let before = bench.engine.resync_totals().0;
+    let before = bench.engine.resync_totals().copied;
     bench.pass(4_000);
-    let copied = bench.engine.resync_totals().0 - before;
+    let copied = bench.engine.resync_totals().copied - before;
     assert!(
         (3 * CHUNK..=5 * CHUNK).contains(&copied),
         "{copied} bytes in 4 s at {CHUNK} a second"
     );
     bench.feed(Event::PauseResync(true));
     bench.finish();
-    let before = bench.engine.resync_totals().0;
+    let before = bench.engine.resync_totals().copied;
     bench.pass(10_000);
-    assert_eq!(bench.engine.resync_totals().0, before);
+    assert_eq!(bench.engine.resync_totals().copied, before);
     assert!(bench.engine.progress().unwrap().paused);
 }
 
@@ -156,13 +157,13 @@ fn a_slow_rate_is_not_starved_by_frequent_events() {
     let mut bench = Bench::degraded(SHAPE, settings);
     bench.attach_blank(REMOTE);
     bench.finish();
-    let before = bench.engine.resync_totals().0;
+    let before = bench.engine.resync_totals().copied;
     for _ in 0..20_000 {
         bench.now += 1;
         bench.feed(Event::Tick);
         bench.finish();
     }
-    let copied = bench.engine.resync_totals().0 - before;
+    let copied = bench.engine.resync_totals().copied - before;
     assert!(
         copied >= 2 * CHUNK,
         "{copied} bytes in 20 s at 500 a second"

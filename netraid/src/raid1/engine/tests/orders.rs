@@ -121,7 +121,7 @@ fn a_leg_that_misses_nothing_is_copied_in_full_on_order() {
     join(&mut bench, &image, full);
     assert!(bench.engine.joined(slot(REMOTE)).unwrap().full);
     bench.finish();
-    assert_eq!(bench.engine.resync_totals().0, CHUNKS * CHUNK);
+    assert_eq!(bench.engine.resync_totals().copied, CHUNKS * CHUNK);
     assert_eq!(bench.state(REMOTE), LegState::InSync);
 }
 
@@ -174,7 +174,7 @@ fn pieces_larger_than_a_second_allows_are_paid_for_by_waiting() {
     bench.attach_blank(REMOTE);
     bench.finish();
     bench.pass(9_000);
-    let copied = bench.engine.resync_totals().0 / CHUNK;
+    let copied = bench.engine.resync_totals().copied / CHUNK;
     assert!(
         (8..=12).contains(&copied),
         "{copied} chunks in 9 s at one a second"

@@ -13,6 +13,7 @@ fn leg(slot: usize, node: &str, status: &str, disk: &str) -> LegStatus {
         disk: disk.into(),
         reason: None,
         missing_bytes: 0,
+        no_digests: None,
     }
 }
 
@@ -64,6 +65,8 @@ fn a_resync_shows_how_far_it_is_and_why_it_had_to_be() {
     status.resync = Some(ResyncStatus {
         copied: 45 << 20,
         sent: 40 << 20,
+        compared: 0,
+        equal: 0,
         left: 55 << 20,
         percent: 45.0,
         speed: 10 << 20,
@@ -93,6 +96,8 @@ fn the_last_resync_and_a_halt_are_told() {
         number: 1,
         copied: 3 << 20,
         sent: 2 << 20,
+        compared: 0,
+        equal: 0,
         elapsed_ms: 1500,
     });
     let page = mirror(&status, false);
