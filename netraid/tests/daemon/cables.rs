@@ -13,7 +13,7 @@ fn a_cut_in_which_nothing_is_written_costs_no_resync_to_speak_of() {
     let cluster = Cluster::new(2).mirrored();
     let [server1, server2] = [&cluster.nodes[0], &cluster.nodes[1]];
     cluster.application(0).write(0..MIB);
-    let before = server1.wait_for("no bits", |mirror| mirror.dirty_bytes == Some(0));
+    let before = cluster.no_bits();
     let before = before.generation;
     cluster.cut(0, 1, Cable::Reset);
     server1.sees(&["Source", "Unknown"]);
@@ -35,7 +35,7 @@ fn what_is_written_during_a_cut_is_all_that_is_copied() {
     let cluster = Cluster::new(2).mirrored();
     let [server1, server2] = [&cluster.nodes[0], &cluster.nodes[1]];
     // The bits of the first resync are dropped a while after it.
-    server1.wait_for("a clean bitmap", |mirror| mirror.dirty_bytes == Some(0));
+    cluster.no_bits();
     cluster.cut(0, 1, Cable::Reset);
     server1.sees(&["Source", "Unknown"]);
     let application = cluster.application(0);

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use flags::NodeName;
-use netraid::api::document::Order;
+use netraid::api::document::{Mirror, Order};
 use netraid::api::issue;
 use tempfile::TempDir;
 
@@ -240,6 +240,18 @@ impl Cluster {
                 self.nodes[*node].name
             );
         }
+    }
+
+    /// Waits until no bit is set any more, on no disk either: bits are dropped a while after what they stand for, in the
+    /// source's memory first. What the source shows then.
+    pub fn no_bits(&self) -> Mirror {
+        let shown = self.nodes[0].wait_for("no bits", |mirror| mirror.dirty_bytes == Some(0));
+        for node in &self.nodes {
+            wait(&format!("{} has bits set", node.name), || {
+                node.has_clean_bitmap()
+            });
+        }
+        shown
     }
 
     /// Waits until every node has told all others that it is there.

@@ -21,7 +21,7 @@ fn a_source_that_was_cut_off_and_wrote_nothing_is_told_that_it_was_superseded() 
     let [server1, server2] = [&cluster.nodes[0], &cluster.nodes[1]];
     cluster.application(0).write(0..MIB);
     // Nothing is on its way any more that could be on one leg and not on the other.
-    let before = server1.wait_for("no bits", |mirror| mirror.dirty_bytes == Some(0));
+    let before = cluster.no_bits();
     cluster.cut(0, 1, Cable::Reset);
     server1.sees(&["Source", "Unknown"]);
     server2.sees(&["Unknown", "Target"]);
@@ -91,7 +91,7 @@ fn a_target_whose_disk_is_an_older_copy_is_brought_up_to_date() {
     server2.boot();
     server1.sees(&["Source", "Target"]);
     // The bits of that are gone.
-    server1.wait_for("no bits", |mirror| mirror.dirty_bytes == Some(0));
+    cluster.no_bits();
     server2.power_off();
     server1.sees(&["Source", "Unknown"]);
     application.write(2 * MIB..3 * MIB);

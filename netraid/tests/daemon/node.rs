@@ -355,6 +355,13 @@ impl Node {
     }
 
     /// The mirror's data on this node's disk.
+    /// Whether the bitmap on its disk has no bit set.
+    pub fn has_clean_bitmap(&self) -> bool {
+        let disk = Disk::open(&self.disk(), Access::Read).unwrap();
+        // Half of a page that is being written can't be read.
+        Leg::read(&disk).is_ok_and(|leg| leg.dirty().is_empty())
+    }
+
     pub fn data(&self) -> Vec<u8> {
         self.data_of(TAG)
     }

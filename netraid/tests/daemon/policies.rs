@@ -203,7 +203,7 @@ fn who_wrote_nothing_alone_makes_no_split_brain_and_gives_way() {
     let [server1, server2] = [&cluster.nodes[0], &cluster.nodes[1]];
     let application = cluster.application(0);
     application.write(0..MIB);
-    server1.wait_for("no bits", |mirror| mirror.dirty_bytes == Some(0));
+    cluster.no_bits();
     cluster.cut(0, 1, Cable::Reset);
     server2.sees(&["Unknown", "Target"]);
     application.write(MIB..2 * MIB);

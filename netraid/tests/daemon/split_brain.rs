@@ -22,7 +22,7 @@ pub fn write_apart(cluster: &Cluster, how: Cable) -> [Vec<u8>; 2] {
     let [server1, server2] = [&cluster.nodes[0], &cluster.nodes[1]];
     cluster.application(0).write(0..MIB);
     // What each lacks is marked by the other alone from here on.
-    server1.wait_for("no bits", |mirror| mirror.dirty_bytes == Some(0));
+    cluster.no_bits();
     cluster.cut(0, 1, how);
     server2.sees(&["Unknown", "Target"]);
     cluster.application(0).write(4 * MIB..5 * MIB);
