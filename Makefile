@@ -5,7 +5,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench bench-daemon build lab lab-shell bench-lab
+.PHONY: help run test bench bench-daemon build docs lab lab-shell bench-lab
 
 help: ## say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -45,3 +45,8 @@ lab-shell: ## two nodes with real kernels and a prompt on each, to look around (
 build: ## optimised programs in $(TARGET)/release
 	@scripts/setup.sh build
 	@cargo build --release --locked --workspace --bins
+
+docs: ## manual pages, completions and JSON schemas in $(TARGET)/docs, made from the programs' own definitions
+	@scripts/setup.sh build
+	@cargo build --release --locked --workspace --bins
+	@$(TARGET)/release/netraid generate $(TARGET)/docs

@@ -6,4 +6,5 @@ pub mod issue;
 pub mod listen;
 pub mod local_client;
 pub mod peer_client;
+pub mod schema;
 pub mod tls;

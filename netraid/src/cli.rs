@@ -9,9 +9,11 @@ mod embedded;
 mod events;
 pub mod exit;
 mod explain;
+mod generate;
 pub mod mirror_action;
 pub mod mirror_resize;
 pub mod mirror_status;
+pub mod netraidd;
 mod orders;
 pub mod program;
 mod quickstart;
@@ -19,6 +21,7 @@ mod report;
 mod run;
 pub mod run_dir;
 pub mod show;
+mod show_gi;
 pub mod size;
 mod status;
 mod verify;
@@ -57,6 +60,7 @@ enum Command {
     #[command(name = "fullresync")]
     FullResync(orders::FullResync),
     Resolve(orders::Resolve),
+    ShowGi(show_gi::Arguments),
     Resize(orders::Resize),
     VerifyConfig(verify::Arguments),
     Report(report::Arguments),
@@ -66,6 +70,7 @@ enum Command {
     Array(array::Arguments),
     Run(run::Arguments),
     Quickstart(quickstart::Arguments),
+    Generate(generate::Arguments),
 }
 
 fn perform(command: Command) -> Result<(), Exit> {
@@ -83,6 +88,7 @@ fn perform(command: Command) -> Result<(), Exit> {
         Command::Resume(order) => order.perform(),
         Command::FullResync(order) => order.perform(),
         Command::Resolve(order) => order.perform(),
+        Command::ShowGi(arguments) => show_gi::perform(&arguments),
         Command::Resize(order) => order.perform(),
         Command::VerifyConfig(arguments) => verify::perform(&arguments),
         Command::Report(arguments) => report::perform(&arguments),
@@ -92,6 +98,7 @@ fn perform(command: Command) -> Result<(), Exit> {
         Command::Array(arguments) => array::perform(&arguments),
         Command::Run(arguments) => run::perform(&arguments),
         Command::Quickstart(arguments) => quickstart::perform(arguments),
+        Command::Generate(arguments) => generate::perform(&arguments),
     }
 }
 

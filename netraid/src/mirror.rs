@@ -12,6 +12,7 @@ pub mod generation;
 pub mod machine;
 pub mod node;
 pub mod policy;
+pub mod prose;
 pub mod record;
 pub mod refusal;
 pub mod size;

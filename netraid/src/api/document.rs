@@ -3,6 +3,7 @@
 //! Changes within a version only add fields. Sizes are in bytes, times in milliseconds since 1970 where people read them;
 //! nothing is decided by them.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Schema of [`Mirrors`].
@@ -13,7 +14,7 @@ pub const EVENTS: &str = "netraid.events/1";
 pub const ANSWER: &str = "netraid.answer/1";
 
 /// `GET /v1/mirrors`, and `netraid status --json`: every mirror as this node knows it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Mirrors {
     /// Always [`MIRRORS`].
     pub schema: String,
@@ -26,7 +27,7 @@ pub struct Mirrors {
 }
 
 /// `GET /v1/mirrors/TAG`: one mirror.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Mirror {
     /// Its name.
     pub tag: String,
@@ -66,7 +67,7 @@ pub struct Mirror {
 }
 
 /// The flag files of a mirror on this node.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Flags {
     /// `TAG_last_owner` is there.
     pub last_owner: bool,
@@ -77,7 +78,7 @@ pub struct Flags {
 }
 
 /// Why, and what could help.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Reason {
     /// One sentence, without a full stop.
     pub why: String,
@@ -86,7 +87,7 @@ pub struct Reason {
 }
 
 /// One node of a mirror.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Node {
     /// Its name.
     pub name: String,
@@ -121,7 +122,7 @@ pub struct Node {
 }
 
 /// How a resync was decided.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Decided {
     /// The name of the rule.
     pub rule: String,
@@ -134,7 +135,7 @@ pub struct Decided {
 }
 
 /// A resync under way.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Resync {
     /// Bytes copied.
     pub copied: u64,
@@ -149,7 +150,7 @@ pub struct Resync {
 }
 
 /// `GET /v1/events?after=N`: what happened, oldest first.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Events {
     /// Always [`EVENTS`].
     pub schema: String,
@@ -162,7 +163,7 @@ pub struct Events {
 }
 
 /// Something that happened.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Event {
     /// Counts up by one with each event since the daemon began.
     pub number: u64,
@@ -177,7 +178,7 @@ pub struct Event {
 }
 
 /// `POST /v1/mirrors/TAG/orders`: what is to be done. With `?dry-run=true` nothing is, and the steps are told.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "order", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Order {
     /// Make this node's disk the first leg of the mirror, and put it in service here (`netraid create`).
@@ -227,6 +228,8 @@ pub enum Order {
     },
     /// `netraid resolve TAG --tentative`: what would be copied where; nothing is done.
     Tentative,
+    /// `netraid show-gi TAG`: what this node keeps of the mirror, explained; nothing is done.
+    ShowGi,
     /// `netraid extend TAG NODE`.
     Extend {
         /// The new target.
@@ -254,7 +257,7 @@ pub enum Order {
 }
 
 /// What became of an order.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Answer {
     /// Always [`ANSWER`].
     pub schema: String,
@@ -268,7 +271,7 @@ pub struct Answer {
 }
 
 /// How an order ended; each has an exit code of the commands and a status of HTTP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Outcome {
     /// Done, or already so: 0; 200.

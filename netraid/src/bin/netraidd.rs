@@ -1,27 +1,11 @@
 //! `netraidd`: the daemon of a node; see `netraidd --help`.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
+use netraid::cli::netraidd::Arguments;
 use netraid::config::{Config, config_dir, defaults_file};
 use netraid::node::daemon::{DaemonError, serve};
-
-/// Looks after the mirrors of this node.
-///
-/// Reads /etc/netraid (netraid.toml, and TAG.toml for each mirror) and /etc/default/LifeKeeper, and waits for orders: of
-/// LifeKeeper or Pacemaker, and of the commands netraid, mirror_action and mirror_status. It puts nothing in service by
-/// itself. Mirrors and exports are processes of their own: they go on when it is stopped, restarted or upgraded.
-#[derive(Debug, Parser)]
-#[command(name = "netraidd", version)]
-struct Arguments {
-    /// The folder of the configuration [default: $NETRAID_CONFIG_DIR, else /etc/netraid]
-    #[arg(long, value_name = "DIR")]
-    config_dir: Option<PathBuf>,
-    /// Prints `ready` when everything listens, for scripts; service managers are told in their own way.
-    #[arg(long)]
-    print_ready: bool,
-}
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();

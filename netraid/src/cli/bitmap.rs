@@ -57,6 +57,11 @@ struct Which {
     extend: Option<u64>,
 }
 
+/// The command line, for its manual page.
+pub(super) fn command() -> clap::Command {
+    <Arguments as clap::CommandFactory>::command()
+}
+
 /// Runs the program.
 pub fn main() -> ExitCode {
     match program::arguments() {

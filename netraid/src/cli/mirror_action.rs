@@ -61,6 +61,11 @@ impl Action {
     }
 }
 
+/// The command line, for its manual page.
+pub(super) fn command() -> clap::Command {
+    <Arguments as clap::CommandFactory>::command()
+}
+
 /// Runs the program.
 pub fn main() -> ExitCode {
     match program::arguments() {

@@ -5,7 +5,7 @@
 //! - `order`: what commands ask for.
 //! - `handlers`: the administrator's programs that are told of split brains.
 //! - `resize`: another size for the mirror.
-//! - `tentative`: what would become of a connection to each peer.
+//! - `questions`: what would become of a connection to each peer, and what is kept of the mirror.
 //! - `show`: what people and scripts are shown.
 //!
 //! The thread is the only one that touches the mirror's files and processes. What others see of it (status, record) is
@@ -15,9 +15,9 @@ mod array;
 mod handlers;
 mod order;
 mod perform;
+mod questions;
 mod resize;
 mod show;
-mod tentative;
 
 use array::Bell;
 pub(in crate::node) use array::STACK;

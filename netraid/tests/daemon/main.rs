@@ -28,6 +28,7 @@ mod resize;
 mod restarts;
 mod resyncs;
 mod scenarios;
+mod schema;
 mod skew;
 mod split_brain;
 mod strangers;

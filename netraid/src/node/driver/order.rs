@@ -63,6 +63,7 @@ impl Driver {
             Order::Delete => return self.delete(dry_run),
             Order::Resize { size, force } => return self.resize(*size, *force, dry_run),
             Order::Tentative => return self.tentative(),
+            Order::ShowGi => return self.show_gi(),
             Order::Restore => Event::Restore,
             Order::Remove => Event::Remove,
             Order::QuickCheck => Event::QuickCheck,

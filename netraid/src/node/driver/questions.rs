@@ -1,10 +1,12 @@
-//! `netraid resolve TAG --tentative`: what a connection to each peer would do, told and not done.
+//! Questions that change nothing: what a connection to each peer would do (`netraid resolve TAG --tentative`), and what is
+//! kept of the mirror (`netraid show-gi`).
 
 use super::{Broken, Driver};
 use crate::api::document::Answer;
 use crate::mirror::decision::Outcome;
 use crate::mirror::generation::Extent;
 use crate::mirror::node::NodeId;
+use crate::mirror::prose::prose;
 
 impl Driver {
     /// Asks every peer how it is now, and tells what follows from it.
@@ -16,6 +18,16 @@ impl Driver {
         let steps = others.map(|node| self.would_do(node)).collect();
         self.answer(Answer {
             steps,
+            ..Answer::done()
+        });
+        Ok(())
+    }
+
+    /// Tells what is kept here of the mirror, and what each of it means.
+    pub(super) fn show_gi(&mut self) -> Result<(), Broken> {
+        self.look_at_own_leg()?;
+        self.answer(Answer {
+            steps: prose(self.memory(), self.settings.own, &self.names),
             ..Answer::done()
         });
         Ok(())
