@@ -168,8 +168,8 @@ fn each_id_and_flag_of_a_mirror_is_explained() {
     let [server1, server2] = [&cluster.nodes[0], &cluster.nodes[1]];
     server2.power_off();
     cluster.application(0).write(0..8);
-    let generation = server1.status().generation;
     let text = printed(server1, "show-gi data");
+    let generation = server1.status().generation;
     assert!(
         text.contains(&format!("current generation: {generation}\n")),
         "{text}"
