@@ -1,5 +1,6 @@
 //! The command line of `netraid`: one module a command, and what they share: exit codes, sizes, the run folder.
 
+mod adjust;
 mod array;
 pub mod bitmap;
 mod cert;
@@ -61,6 +62,7 @@ enum Command {
     FullResync(orders::FullResync),
     Resolve(orders::Resolve),
     ShowGi(show_gi::Arguments),
+    Adjust(adjust::Arguments),
     Resize(orders::Resize),
     VerifyConfig(verify::Arguments),
     Report(report::Arguments),
@@ -89,6 +91,7 @@ fn perform(command: Command) -> Result<(), Exit> {
         Command::FullResync(order) => order.perform(),
         Command::Resolve(order) => order.perform(),
         Command::ShowGi(arguments) => show_gi::perform(&arguments),
+        Command::Adjust(arguments) => adjust::perform(&arguments),
         Command::Resize(order) => order.perform(),
         Command::VerifyConfig(arguments) => verify::perform(&arguments),
         Command::Report(arguments) => report::perform(&arguments),

@@ -43,7 +43,9 @@ fn main() -> ExitCode {
             println!("ready");
         }
     };
-    let ended = runtime.block_on(serve(config, ready));
+    let reload =
+        move || Config::load(&folder, &defaults_file()).map_err(|problems| problems.to_string());
+    let ended = runtime.block_on(serve(config, reload, ready));
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     match ended {
         Ok(()) => ExitCode::SUCCESS,

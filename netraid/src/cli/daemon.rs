@@ -118,6 +118,21 @@ impl Daemon {
         }
     }
 
+    /// Has the configuration read again, and what runs made to match it; the steps.
+    ///
+    /// # Errors
+    /// With the code of the outcome.
+    pub fn adjust(&self, dry_run: bool) -> Result<Vec<String>, Exit> {
+        let query = if dry_run { "?dry-run=true" } else { "" };
+        let path = format!("/v1/adjust{query}");
+        let (status, body) = self.ordering.post(&path, b"{}")?;
+        let answer: Answer = understand(status, &body)?;
+        match answer.outcome {
+            Outcome::Done => Ok(answer.steps),
+            _ => Err(not_done(answer)),
+        }
+    }
+
     fn read<T: DeserializeOwned>(&self, path: &str) -> Result<T, Exit> {
         match self.reading.get(path)? {
             (200, body) => understand(200, &body),

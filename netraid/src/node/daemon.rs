@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
+use super::adjust::{Adjuster, MakeParts, Running};
 use super::disks;
 use super::driver::{About, Input, MakeBackend, Parts, STACK, run};
 use super::links::{self, Peer};
@@ -52,11 +53,16 @@ pub fn socket(run_dir: &Path) -> PathBuf {
     run_dir.join("netraidd.sock")
 }
 
-/// Runs until SIGTERM or SIGINT. `ready` is called when everything listens.
+/// Runs until SIGTERM or SIGINT. `ready` is called when everything listens, `reload` when the configuration is to be read
+/// again.
 ///
 /// # Errors
 /// If the configuration can't be used, or an address is taken.
-pub async fn serve(config: Config, ready: impl FnOnce()) -> Result<(), DaemonError> {
+pub async fn serve(
+    config: Config,
+    reload: impl Fn() -> Result<Config, String> + Send + Sync + 'static,
+    ready: impl FnOnce(),
+) -> Result<(), DaemonError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
     let own = config.daemon.node.clone();
@@ -85,10 +91,18 @@ pub async fn serve(config: Config, ready: impl FnOnce()) -> Result<(), DaemonErr
     let commands = bind_unix(&at, &Access::default()).map_err(failed)?;
     let others = peers_of(&mine, &own)?;
     // Then the mirrors, so that nobody who asks misses one.
-    let mut threads = Vec::new();
+    let mut running = BTreeMap::new();
     for mirror in &mine {
-        threads.push(start(mirror, &config, &shared)?);
+        running.insert(mirror.tag.to_string(), start(mirror, &config, &shared)?);
     }
+    let (watched, ending) = (Arc::clone(&shared), stop.clone());
+    let runtime = tokio::runtime::Handle::current();
+    let watch = move |tag, disk| {
+        let disks = vec![(tag, disk)];
+        runtime.spawn(disks::watch(disks, Arc::clone(&watched), ending.clone()));
+    };
+    let adjuster = Adjuster::new(config.clone(), running, Arc::clone(&shared), reload, watch);
+    let adjuster = Arc::new(adjuster);
     tasks.spawn(disks::watch(disks, Arc::clone(&shared), stop.clone()));
     // A node without peers needs no identity.
     if !others.is_empty() {
@@ -120,7 +134,7 @@ pub async fn serve(config: Config, ready: impl FnOnce()) -> Result<(), DaemonErr
         });
     }
     {
-        let router = routes::all(Arc::clone(&shared));
+        let router = routes::all(Arc::clone(&shared), Arc::clone(&adjuster));
         let stop = stop.clone();
         tasks.spawn(async move {
             let terms = Terms::new(Limits::local());
@@ -144,17 +158,13 @@ pub async fn serve(config: Config, ready: impl FnOnce()) -> Result<(), DaemonErr
     // Before the links: who finds nobody to ask must know why.
     shared.end();
     stopper.stop();
-    for (inputs, _) in &threads {
-        let inputs: &std::sync::mpsc::SyncSender<Input> = inputs;
-        let _ = inputs.try_send(Input::End);
-    }
     let drained = async { while tasks.join_next().await.is_some() {} };
     let _ = tokio::time::timeout(GRACE, drained).await;
     let all = tokio::task::spawn_blocking(move || {
-        for (inputs, thread) in threads {
+        for running in adjuster.end() {
             // A queue that was full has room by now.
-            let _ = inputs.send(Input::End);
-            let _ = thread.join();
+            let _ = running.inputs.send(Input::End);
+            let _ = running.thread.join();
         }
     });
     // A thread that waits for a slow disk ends with the process.
@@ -191,7 +201,7 @@ async fn listen_for_peers(
 }
 
 /// Every node with which this one shares a mirror, and where its daemon is.
-fn peers_of(
+pub(super) fn peers_of(
     mirrors: &[&MirrorConfig],
     own: &NodeName,
 ) -> Result<BTreeMap<NodeName, String>, DaemonError> {
@@ -212,14 +222,40 @@ fn peers_of(
     Ok(peers)
 }
 
-type Running = (std::sync::mpsc::SyncSender<Input>, thread::JoinHandle<()>);
-
 /// Starts a mirror's thread.
-fn start(
+pub(super) fn start(
     mirror: &MirrorConfig,
     config: &Config,
     shared: &Arc<Shared>,
 ) -> Result<Running, DaemonError> {
+    let tag = mirror.tag.to_string();
+    let parts = Arc::new(Mutex::new(parts(mirror, config, shared)?));
+    let (sender, receiver) = sync_channel(QUEUE);
+    shared.register(&tag, sender.clone());
+    let (inputs, slot) = (sender.clone(), Arc::clone(&parts));
+    let make = move || {
+        let made = slot.lock().map(|made| Arc::clone(&made));
+        // Nobody panics while holding it.
+        made.unwrap_or_else(|poisoned| Arc::clone(&poisoned.into_inner()))()
+    };
+    let thread = thread::Builder::new()
+        .name(format!("mirror-{tag}"))
+        .stack_size(2 * STACK)
+        .spawn(move || run(make, inputs, &receiver))
+        .map_err(failed)?;
+    Ok(Running {
+        inputs: sender,
+        thread,
+        parts,
+    })
+}
+
+/// What a mirror's thread is made of, by this configuration.
+pub(super) fn parts(
+    mirror: &MirrorConfig,
+    config: &Config,
+    shared: &Arc<Shared>,
+) -> Result<MakeParts, DaemonError> {
     let own = config.daemon.node.as_str();
     let tag = mirror.tag.to_string();
     let settings = mirror.settings(own, &config.parameters);
@@ -243,10 +279,8 @@ fn start(
     let backend = backend(mirror.backend, &config.daemon.run_dir)?;
     let flags = FlagFiles::in_folder(&config.daemon.state_dir, mirror.tag.clone());
     let (names, node_names) = (mirror.names(), plan.names.clone());
-    let (sender, receiver) = sync_channel(QUEUE);
-    shared.register(&tag, sender.clone());
-    let (shared, inputs) = (Arc::clone(shared), sender.clone());
-    let parts = move || Parts {
+    let shared = Arc::clone(shared);
+    Ok(Arc::new(move || Parts {
         settings: settings.clone(),
         names: names.clone(),
         about: about.clone(),
@@ -254,13 +288,7 @@ fn start(
         store: Store::new(flags.clone(), node_names.clone(), settings.own),
         backend: Arc::clone(&backend),
         shared: Arc::clone(&shared),
-    };
-    let thread = thread::Builder::new()
-        .name(format!("mirror-{tag}"))
-        .stack_size(2 * STACK)
-        .spawn(move || run(parts, inputs, &receiver))
-        .map_err(failed)?;
-    Ok((sender, thread))
+    }))
 }
 
 fn plan(

@@ -5,6 +5,7 @@
 //! - `order`: what commands ask for.
 //! - `handlers`: the administrator's programs that are told of split brains.
 //! - `resize`: another size for the mirror.
+//! - `thread`: the thread itself, which begins anew when it has to.
 //! - `questions`: what would become of a connection to each peer, and what is kept of the mirror.
 //! - `show`: what people and scripts are shown.
 //!
@@ -18,10 +19,13 @@ mod perform;
 mod questions;
 mod resize;
 mod show;
+mod thread;
 
 use array::Bell;
 pub(in crate::node) use array::STACK;
 use handlers::Calls;
+use thread::Ended;
+pub use thread::run;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -64,6 +68,8 @@ pub enum Input {
     Ask(oneshot::Sender<Envelope>),
     /// Something happened to the array.
     ArrayChanged,
+    /// The configuration has changed: begin anew with it. What runs goes on. Dropped when that is done.
+    Anew(SyncSender<()>),
     /// The daemon ends; what runs goes on.
     End,
 }
@@ -181,48 +187,6 @@ fn unremembered(local: &Local, names: &Names) -> Memory {
     }
 }
 
-/// Runs a mirror until [`Input::End`].
-pub fn run(parts: impl Fn() -> Parts, inputs: SyncSender<Input>, heard: &Receiver<Input>) {
-    loop {
-        let parts = parts();
-        let (tag, shared) = (parts.names.tag.clone(), Arc::clone(&parts.shared));
-        let why = match Driver::begin(parts, inputs.clone()) {
-            Ok(mut driver) => match driver.listen(heard) {
-                Ok(()) => return,
-                Err(broken) => {
-                    driver.stop_listening();
-                    broken.to_string()
-                }
-            },
-            Err(broken) => broken.to_string(),
-        };
-        shared.broken(&tag, &why);
-        if !wait_broken(&why, heard) {
-            return;
-        }
-    }
-}
-
-/// Answers everybody that it can't be done now; false when the daemon ends.
-fn wait_broken(why: &str, heard: &Receiver<Input>) -> bool {
-    let until = Instant::now() + AGAIN;
-    loop {
-        match heard.recv_timeout(until.saturating_duration_since(Instant::now())) {
-            Ok(Input::End) | Err(RecvTimeoutError::Disconnected) => return false,
-            Ok(Input::Order { answer, .. }) => {
-                let _ = answer.send(Answer::not(
-                    crate::api::document::Outcome::Failed,
-                    why,
-                    None,
-                ));
-            }
-            // Who asks gets no answer: this node does not know how it is.
-            Ok(_) => {}
-            Err(RecvTimeoutError::Timeout) => return true,
-        }
-    }
-}
-
 impl Driver {
     fn begin(parts: Parts, inputs: SyncSender<Input>) -> Result<Driver, Broken> {
         let Parts {
@@ -306,8 +270,8 @@ impl Driver {
         Ok(())
     }
 
-    /// Hears until the daemon ends.
-    fn listen(&mut self, heard: &Receiver<Input>) -> Result<(), Broken> {
+    /// Hears until the daemon ends, or the configuration has changed.
+    fn listen(&mut self, heard: &Receiver<Input>) -> Result<Ended, Broken> {
         let mut look = Instant::now() + LOOK;
         loop {
             let now = Instant::now();
@@ -316,7 +280,11 @@ impl Driver {
             match heard.recv_timeout(next.saturating_duration_since(now)) {
                 Ok(Input::End) | Err(RecvTimeoutError::Disconnected) => {
                     self.stop_listening();
-                    return Ok(());
+                    return Ok(Ended::Stopped);
+                }
+                Ok(Input::Anew(done)) => {
+                    self.stop_listening();
+                    return Ok(Ended::Changed(done));
                 }
                 Ok(input) => self.hear(input)?,
                 Err(RecvTimeoutError::Timeout) => {}
@@ -370,7 +338,7 @@ impl Driver {
                 self.bell.heard();
                 self.look_at_array()?;
             }
-            Input::End => {}
+            Input::End | Input::Anew(_) => {}
         }
         Ok(())
     }
@@ -581,5 +549,3 @@ const SELDOM_LOOKS: u32 = 5;
 const RETRY: Duration = Duration::from_secs(2);
 /// The longest; made uneven it is still less than the 30 s within which all is to be well again after a cut.
 const SELDOM: Duration = Duration::from_secs(20);
-/// Pause before a mirror whose files or disk could not be used is tried again.
-const AGAIN: Duration = Duration::from_secs(5);

@@ -13,6 +13,7 @@ use serde::Deserialize;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 
+use super::adjust::Adjuster;
 use super::driver::Input;
 use super::shared::{Shared, Shown};
 use crate::api::document::{Answer, Order, Outcome};
@@ -27,9 +28,18 @@ pub fn reading(shared: Arc<Shared>) -> Router {
 }
 
 /// That, and orders.
-pub fn all(shared: Arc<Shared>) -> Router {
+pub(super) fn all(shared: Arc<Shared>, adjuster: Arc<Adjuster>) -> Router {
     let orders = Router::new().route("/v1/mirrors/{tag}/orders", routing::post(order));
-    reading(Arc::clone(&shared)).merge(orders.with_state(shared))
+    let adjusting = Router::new().route("/v1/adjust", routing::post(adjust));
+    reading(Arc::clone(&shared))
+        .merge(orders.with_state(shared))
+        .merge(adjusting.with_state(adjuster))
+}
+
+async fn adjust(State(adjuster): State<Arc<Adjuster>>, Query(how): Query<How>) -> Response {
+    let adjusted = tokio::task::spawn_blocking(move || adjuster.adjust(how.dry_run)).await;
+    let answer = adjusted.unwrap_or_else(|error| Answer::not(Outcome::Failed, error, None));
+    say(answer)
 }
 
 async fn mirrors(State(shared): State<Arc<Shared>>) -> Response {

@@ -157,6 +157,8 @@ struct Link {
 #[derive(Default)]
 struct Table {
     mirrors: BTreeMap<String, Entry>,
+    /// Mirrors that are looked after no more, with the sequence number of that.
+    forgotten: BTreeMap<String, u64>,
     sequence: u64,
 }
 
@@ -214,11 +216,20 @@ impl Shared {
 
     /// A mirror's thread has begun; it hears `inputs`.
     pub fn register(&self, tag: &str, inputs: SyncSender<Input>) {
-        self.table()
-            .mirrors
-            .entry(tag.to_owned())
-            .or_default()
-            .inputs = Some(inputs);
+        let mut table = self.table();
+        table.forgotten.remove(tag);
+        table.mirrors.entry(tag.to_owned()).or_default().inputs = Some(inputs);
+    }
+
+    /// A mirror is looked after no more: peers hear that it is gone, people that there is none.
+    pub fn forget(&self, tag: &str) {
+        let mut table = self.table();
+        table.mirrors.remove(tag);
+        table.sequence += 1;
+        let sequence = table.sequence;
+        table.forgotten.insert(tag.to_owned(), sequence);
+        drop(table);
+        self.published.send_replace(sequence);
     }
 
     /// The way to a mirror's thread.
@@ -262,13 +273,18 @@ impl Shared {
         let envelopes = mirrors.filter_map(|entry| entry.envelope.as_ref());
         let newer = envelopes.filter(|envelope| envelope.sequence > after);
         let gone = table.mirrors.iter().filter(|(_, entry)| entry.gone > after);
+        let forgotten = table.forgotten.iter().filter(|(_, at)| **at > after);
         News {
             instance: self.instance,
             upto: table.sequence,
             mirrors: newer
                 .filter_map(|envelope| envelope.for_node(node))
                 .collect(),
-            gone: gone.map(|(tag, entry)| (tag.clone(), entry.gone)).collect(),
+            gone: gone
+                .map(|(tag, entry)| (tag, entry.gone))
+                .chain(forgotten.map(|(tag, at)| (tag, *at)))
+                .map(|(tag, at)| (tag.clone(), at))
+                .collect(),
         }
     }
 

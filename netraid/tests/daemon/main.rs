@@ -18,6 +18,7 @@ mod node;
 mod seed;
 mod site;
 
+mod adjust;
 mod cables;
 mod faults;
 mod full;
