@@ -4,12 +4,13 @@ use super::generation::Generation;
 use super::node::{Names, NodeId, NodeSet};
 use super::record::Memory;
 
-/// The lines: each a name, what it is now, and what that means.
+/// The lines: of each a name and what it is now, and then, indented, what that means.
 pub fn prose(memory: &Memory, own: NodeId, names: &Names) -> Vec<String> {
     let mut lines = generations(memory, own, names);
     lines.extend(flags(memory, own, names));
     lines.extend(others(memory, own, names));
-    lines
+    let lines = lines.iter().flat_map(|entry| entry.lines());
+    lines.map(str::to_owned).collect()
 }
 
 fn line(name: &str, value: &str, meaning: &str) -> String {

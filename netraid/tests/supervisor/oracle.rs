@@ -93,6 +93,7 @@ impl Oracle {
     /// A driver was restarted: it has to be told everything again.
     pub fn told_nothing(&mut self, node: NodeId) {
         self.told.retain(|(to, _), _| *to != node);
+        self.claimed[node.slot()] = NodeSet::NONE;
     }
 
     pub fn restarted(&mut self, node: NodeId) {

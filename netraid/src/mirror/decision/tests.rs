@@ -287,9 +287,17 @@ fn any_record(slot: u8) -> impl Strategy<Value = Record> {
         proptest::collection::vec(1u64..5, 0..4),
         proptest::array::uniform2(0u64..4),
     );
-    (generations, proptest::array::uniform7(any::<bool>())).prop_map(
-        move |((current, away, history, given), flags)| {
+    let split = (
+        proptest::option::of(0u64..3),
+        proptest::option::of(0u8..2),
+        proptest::option::of(0u8..3),
+    );
+    (generations, proptest::array::uniform7(any::<bool>()), split).prop_map(
+        move |((current, away, history, given), flags, (changes, source, follows))| {
             let mut record = record(slot, current);
+            record.changes = changes;
+            record.source = source.and_then(NodeId::new);
+            record.follows = follows.and_then(NodeId::new);
             record.generations.away = away.map(Generation);
             record.generations.history = history.into_iter().map(Generation).collect();
             record.discarded[..2].copy_from_slice(&given.map(Generation));
@@ -316,16 +324,55 @@ fn any_record(slot: u8) -> impl Strategy<Value = Record> {
     )
 }
 
+fn any_policies() -> impl Strategy<Value = Policies> {
+    let node = |slot| policy::NoneInService::DiscardNode(NodeId::new(slot).unwrap());
+    let zero = proptest::sample::select(vec![
+        policy::NoneInService::Disconnect,
+        policy::NoneInService::DiscardYoungerPrimary,
+        policy::NoneInService::DiscardOlderPrimary,
+        policy::NoneInService::DiscardZeroChanges,
+        policy::NoneInService::DiscardLeastChanges,
+        node(0),
+        node(2),
+    ]);
+    let one = proptest::sample::select(vec![
+        policy::OneInService::Disconnect,
+        policy::OneInService::Consensus,
+        policy::OneInService::DiscardSecondary,
+        policy::OneInService::CallPriLost,
+    ]);
+    let both = proptest::sample::select(vec![
+        policy::BothInService::Disconnect,
+        policy::BothInService::CallPriLost,
+    ]);
+    (zero, one, both, any::<bool>()).prop_map(|(zero, one, both, always)| Policies {
+        none_in_service: zero,
+        one_in_service: one,
+        both_in_service: both,
+        role_conflict: policy::RoleConflict::Disconnect,
+        always,
+    })
+}
+
 proptest! {
     #[test]
     fn both_sides_give_complementary_answers(
-        own in any_record(0), peer in any_record(1), synchronous in any::<bool>(),
+        mut own in any_record(0), mut peer in any_record(1), synchronous in any::<bool>(),
+        policies in any_policies(), alike in any::<bool>(),
     ) {
-        let rules = if synchronous { C } else { A };
+        let rules = Rules {
+            policies,
+            ..if synchronous { C } else { A }
+        };
+        own.policies = policies.to_string();
+        if alike {
+            peer.policies.clone_from(&own.policies);
+        }
         let here = compare(&own, &peer, &rules);
         let there = compare(&peer, &own, &rules);
         prop_assert_eq!(here.outcome, there.outcome.reversed());
         prop_assert_eq!(here.rule, there.rule);
+        prop_assert_eq!(here.judgement, there.judgement);
     }
 
     #[test]
