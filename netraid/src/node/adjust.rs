@@ -320,6 +320,10 @@ fn changes(
     );
     free("handlers".into(), was.handlers != is.handlers);
     free(
+        "csums-alg, from the next start on".into(),
+        was.compare != is.compare,
+    );
+    free(
         format!(
             "chunk {} bytes, for legs that are made from now on",
             is.chunk_bytes
