@@ -25,11 +25,9 @@ fn trims_and_zeroing_that_overlap_a_resync_leave_the_legs_equal_and_thin() {
     let written = allocated(&server1.disk());
     let link = Application::open(&server1.device(TAG)).unwrap();
     let mib = MIB * 4096;
-    let mut trimmed = 0;
     // Before, at and behind where the resync is; none begins at a chunk, and writes fall into what was just zeroed.
-    for turn in 0..9 {
+    for turn in 0..4 {
         let (offset, length) = (turn * mib + 3 * 4096, mib - 5 * 4096);
-        trimmed += length;
         let zero = match turn % 2 {
             0 => Command::Trim {
                 offset,
@@ -52,6 +50,15 @@ fn trims_and_zeroing_that_overlap_a_resync_leave_the_legs_equal_and_thin() {
         };
         link.run(write, PATIENCE).unwrap();
     }
+    // Nothing is written into this any more.
+    let empty = 5 * mib + 4096;
+    let trimmed = 6 * mib;
+    let trim = Command::Trim {
+        offset: empty,
+        length: trimmed,
+        fua: false,
+    };
+    link.run(trim, PATIENCE).unwrap();
     let read = Command::Read {
         offset: 4 * mib + 3 * 4096,
         length: 70_000,
@@ -67,7 +74,7 @@ fn trims_and_zeroing_that_overlap_a_resync_leave_the_legs_equal_and_thin() {
     cluster.legs_equal(&[0, 1]);
 
     let data = server2.data();
-    for turn in 0..9usize {
+    for turn in 0..4usize {
         let offset = turn * mib as usize + 3 * 4096;
         let zeroed = &data[offset..offset + mib as usize - 5 * 4096];
         let write = 70_000..75_000;
@@ -80,15 +87,15 @@ fn trims_and_zeroing_that_overlap_a_resync_leave_the_legs_equal_and_thin() {
             assert_eq!(*byte, wanted, "byte {} of the mirror", offset + at);
         }
     }
-    // A file system that can't make holes keeps neither disk thin.
+    let empty = &data[empty as usize..(empty + trimmed) as usize];
+    assert!(empty.iter().all(|byte| *byte == 0));
+    // A piece of the resync at either edge may be written as a whole. A file system that can't make holes keeps neither thin.
     let [source, target] = [server1, server2].map(|node| allocated(&node.disk()));
-    let edges = 9 * 4 * (64 << 10);
-    assert!(
-        target <= source + edges,
-        "the target takes up {target} bytes, the source {source}"
-    );
-    assert!(
-        source == written || source <= written - trimmed + edges,
-        "{source} bytes of {written} are left after {trimmed} were trimmed"
-    );
+    if source < written {
+        let most = written - trimmed + 2 * mib;
+        assert!(
+            source <= most && target <= most,
+            "of {written} bytes {trimmed} were trimmed; the target takes up {target}, the source {source}"
+        );
+    }
 }
