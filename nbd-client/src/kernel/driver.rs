@@ -214,7 +214,15 @@ impl Events {
     /// Takes what has been announced; returns how many sockets of the device `index` died. News can be lost when much
     /// happens at once.
     pub fn dead_links(&mut self, index: u32) -> Result<usize, DriverError> {
-        let mut dead = 0;
+        let all = self.all_dead_links()?;
+        let dead = all.iter().filter(|of| **of == index).count();
+        tracing::debug!(index, dead, "the kernel announced dead links");
+        Ok(dead)
+    }
+
+    /// Takes what has been announced: the index of a device for each of its sockets that died.
+    pub fn all_dead_links(&mut self) -> Result<Vec<u32>, DriverError> {
+        let mut dead = Vec::new();
         loop {
             let datagram = match self.socket.receive(&mut self.buffer) {
                 Ok(datagram) => datagram,
@@ -223,11 +231,12 @@ impl Events {
                 Err(error) => return Err(error.into()),
             };
             for message in messages(datagram)? {
-                let ours = message.kind == self.family
-                    && Announcement::decode(&message)? == Announcement::LinkDead { index };
-                dead += usize::from(ours);
+                if message.kind == self.family
+                    && let Announcement::LinkDead { index } = Announcement::decode(&message)?
+                {
+                    dead.push(index);
+                }
             }
-            tracing::debug!(index, dead, "the kernel announced dead links");
         }
     }
 }

@@ -3,6 +3,7 @@
 //! Everything here blocks, each call within a bound: an array's start and stop 60 s, adding a leg about 10 s. The processes
 //! outlive the daemon, and are found again by it.
 
+mod dead_links;
 mod device;
 mod export;
 

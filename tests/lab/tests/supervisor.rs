@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use netraid_lab::acknowledged::{Writer, check};
 use netraid_lab::mirror::{DEVICE, SOON};
-use netraid_lab::{Cluster, Lab, scenario};
+use netraid_lab::{Cluster, Lab, Load, scenario, wait_until};
 
 #[test]
 fn the_target_takes_over_after_a_power_loss_and_the_old_source_comes_back_by_itself() {
@@ -107,6 +107,49 @@ fn killed_daemons_are_not_missed_by_the_application_and_take_up_what_they_left()
         lab.node(2).must("umount /mnt")?;
         cluster.order(2, "stop data")?;
         Ok(())
+    });
+}
+
+#[test]
+fn killed_daemons_and_exports_cost_the_application_a_short_pause_and_nothing_that_was_written() {
+    scenario(Lab::builder().nodes(2), |lab| {
+        let cluster = Cluster::start(lab, "md")?;
+        cluster.make()?;
+        cluster.wait_words(2, &["Source", "Target"])?;
+        let load = Load::start(lab.node(1), DEVICE, "8 4")?;
+        for killed in ["source's netraidd", "target's netraidd", "target's export"] {
+            match killed {
+                "target's export" => {
+                    lab.node(2).must("pkill -9 -x nbd-server")?;
+                    // The daemon of the source was begun anew, and has seen none before.
+                    let resync = wait_until(SOON, "the leg is taken back", || {
+                        let resync = cluster.status(1)?["nodes"][1]["last_resync"].clone();
+                        Ok(resync.is_object().then_some(resync))
+                    })?;
+                    ensure!(resync["full"] == false, "resynced in full: {resync}");
+                }
+                daemon => {
+                    let node = if daemon.starts_with("source") { 1 } else { 2 };
+                    cluster.kill_daemon(node)?;
+                    load.go_on(200)?;
+                    cluster.start_daemon(node)?;
+                }
+            }
+            cluster.wait_words(1, &["Source", "Target"])?;
+            cluster.wait_words(2, &["Source", "Target"])?;
+            load.go_on(200)?;
+            let told = load.told()?;
+            lab.note(&format!(
+                "{killed} killed: no write took longer than {} ms",
+                told.longest_ms
+            ));
+        }
+        let told = load.finish()?;
+        println!("no write took longer than {} ms", told.longest_ms);
+        // A link that nobody gives up costs ten seconds, the timeout of its requests.
+        ensure!(told.longest_ms < 8000, "{told:?}");
+        cluster.order(1, "stop data")?;
+        cluster.check_equal(&[1, 2])
     });
 }
 

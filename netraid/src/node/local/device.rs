@@ -10,6 +10,7 @@ use std::time::Duration;
 use nbd_client::Target;
 use nbd_client::kernel::{self, AttachOptions, Driver, Tree};
 
+use super::dead_links;
 use crate::array::ArrayError;
 
 /// The kernel's devices of one mirror. They are known by what sysfs shows as their backend, so an earlier daemon's are
@@ -21,6 +22,10 @@ pub(super) struct Devices {
 
 impl Devices {
     pub(super) fn new(tag: &str) -> Devices {
+        // An earlier daemon's devices may be in use already. Without the driver there are none.
+        if let Err(error) = dead_links::listen() {
+            tracing::debug!("{error}");
+        }
         Devices {
             tag: tag.to_owned(),
         }
@@ -28,7 +33,7 @@ impl Devices {
 
     /// What sysfs shows; the export's URI would tell everybody the secret in it.
     fn identifier(&self, node: &str) -> String {
-        format!("netraid {} {node}", self.tag)
+        format!("{OURS}{} {node}", self.tag)
     }
 
     /// Makes a node's export a device; an older one of that node goes first.
@@ -39,6 +44,7 @@ impl Devices {
         own_leg: &Path,
     ) -> Result<PathBuf, ArrayError> {
         self.detach(node)?;
+        dead_links::listen().map_err(ArrayError::failed)?;
         let target: Target = uri.parse().map_err(ArrayError::failed)?;
         let mut driver = Driver::open().map_err(ArrayError::failed)?;
         let options = AttachOptions {
@@ -89,6 +95,8 @@ impl Devices {
     }
 }
 
+/// How the identifiers of all devices of netraidd begin.
+pub(super) const OURS: &str = "netraid ";
 /// How long a request may stay without an answer until the leg is given up: so long an application stalls.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest wait for a connection.
