@@ -18,7 +18,7 @@ mod tests;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::ThreadId;
 use std::time::{Duration, Instant};
@@ -63,6 +63,8 @@ pub struct Options {
     pub contexts: Vec<String>,
     /// Present this session, so that a server that knows sessions fences our older connections.
     pub session: Option<Session>,
+    /// Ask, with the session, for a connection whose requests are done in order; [`Export::ordered`] tells whether it is.
+    pub ordered: bool,
     /// Called around each batch of completions.
     pub around_batch: Option<AroundBatch>,
 }
@@ -78,6 +80,7 @@ impl Default for Options {
             headers: HeaderStyle::Extended,
             contexts: Vec::new(),
             session: None,
+            ordered: false,
             around_batch: None,
         }
     }
@@ -109,6 +112,8 @@ struct Shared {
     receiver: OnceLock<ThreadId>,
     said_goodbye: AtomicBool,
     closing_since: OnceLock<Instant>,
+    /// Requests that had ended when one was found late last, where they are done in order.
+    ended_before: AtomicU64,
 }
 
 impl Connection {
@@ -137,6 +142,7 @@ impl Connection {
             receiver: OnceLock::new(),
             said_goodbye: AtomicBool::new(false),
             closing_since: OnceLock::new(),
+            ended_before: AtomicU64::new(0),
         });
         receiver::spawn(&shared, &surplus)?;
         deadline::watch(&shared).inspect_err(|_| shared.lose(Lost::Aborted))?;
@@ -213,6 +219,13 @@ impl std::fmt::Debug for Connection {
 }
 
 impl Shared {
+    /// Whether a request that is late only waits its turn: where they are done in order, the server is late when it
+    /// answers none.
+    fn went_on(&self) -> bool {
+        let ended = self.in_flight.removed();
+        self.export.ordered && self.ended_before.swap(ended, Ordering::Relaxed) != ended
+    }
+
     fn submit(
         self: &Arc<Self>,
         command: Command,

@@ -24,6 +24,12 @@
 //! has changed (the server's machine was restarted, or it is another disk), or was never said, writes that were answered
 //! but not flushed may be lost, and a client that reconnects must not go on as if they were not.
 
+//!
+//! A client may add the query [`ORDERED`]. A server that answers it with that name does what comes over this connection
+//! strictly in order, reads and flushes included: each request begins when the one before is over. With the first write,
+//! zeroing or flush that fails, or that it refuses, it ends the connection, and nothing that came behind is done. So what
+//! the client finds after any end is what was done up to some request, and nothing of what came later.
+
 use std::fmt;
 use std::str::FromStr;
 
@@ -32,6 +38,9 @@ pub const SESSION_PREFIX: &str = "x-netraid:session:";
 
 /// What the name of a server's memory begins with.
 pub const MEMORY_PREFIX: &str = "x-netraid:memory:";
+
+/// The query, and the answer, for a connection whose requests are done in order.
+pub const ORDERED: &str = "x-netraid:ordered";
 
 /// A client and which of its lives this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

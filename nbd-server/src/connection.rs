@@ -169,6 +169,12 @@ impl Connection {
         for reply in self.segment.refusals.drain(..) {
             self.line.answer_later(reply);
         }
+        if self.segment.refused_change && self.line.keeps_order() {
+            // What came behind a request that is not done must not be done either.
+            self.export.abandon(&self.line);
+            self.drop_segment();
+            return Err(End::Cut);
+        }
         if self.segment.changes {
             self.admit()?;
         }

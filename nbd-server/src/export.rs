@@ -203,7 +203,8 @@ impl Export {
         self.settle(dropped);
     }
 
-    /// Takes in the commands among `batch` that change data or hold a range, in this order and all at once. Those that have to wait are
+    /// Takes in the commands among `batch` that change data or hold a range (all, if the connection keeps order), in this
+    /// order and all at once. Those that have to wait are
     /// kept and start by themselves; the rest get their tickets and are left for the caller to start.
     ///
     /// Fails, having taken in nothing, if the connection may start nothing more. `check_peer` makes that depend on

@@ -27,6 +27,8 @@ pub(crate) struct Line {
     pub(crate) socket: Socket,
     /// Set when transmission begins.
     pub(crate) export: OnceLock<Arc<Export>>,
+    /// Requests are done in the order in which they come; set before transmission begins.
+    ordered: AtomicBool,
     limits: Limits,
     outgoing: Mutex<Outgoing>,
     /// Signalled when something was sent while the connection's own thread waits for room.
@@ -85,6 +87,7 @@ impl Line {
             id,
             socket,
             export: OnceLock::new(),
+            ordered: AtomicBool::new(false),
             limits,
             outgoing: Mutex::default(),
             room: Condvar::new(),
@@ -92,6 +95,16 @@ impl Line {
             dead: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
         }
+    }
+
+    /// From now on everything is done in order.
+    pub(crate) fn keep_order(&self) {
+        self.ordered.store(true, Ordering::Release);
+    }
+
+    /// Whether everything is done in order, up to the first failure.
+    pub(crate) fn keeps_order(&self) -> bool {
+        self.ordered.load(Ordering::Acquire)
     }
 
     /// Whether requests of this connection may no longer start.

@@ -35,6 +35,7 @@ impl Pending {
             part,
             charge,
             answered: false,
+            vital: line.keeps_order() && (command.changes_data() || command == Command::Flush),
         };
         Pending {
             command,
@@ -48,8 +49,12 @@ impl Pending {
         self.holds = true;
     }
 
-    /// The range that nobody else may change meanwhile, if there is one.
+    /// The range that nobody else may change meanwhile, if there is one. On a connection that keeps order, everything, so
+    /// that the gate lets one after the other pass.
     pub(crate) fn held_range(&self) -> Option<(u64, u64)> {
+        if self.answering.line.keeps_order() {
+            return Some((0, u64::MAX));
+        }
         if self.holds || self.command.changes_data() {
             self.command.range()
         } else {
@@ -171,6 +176,8 @@ struct Answering {
     part: Part,
     charge: u32,
     answered: bool,
+    /// Nothing that came behind it on its connection may be done if it fails.
+    vital: bool,
 }
 
 impl Answering {
@@ -180,13 +187,38 @@ impl Answering {
 
     fn conclude(&mut self, outcome: Outcome) {
         self.answered = true;
+        // Whoever declared the line dead has seen to the rest; what is queued does not start in any case.
+        let failed = self.vital && outcome.is_err() && !self.line.is_dead();
+        let outcome = match failed {
+            true => {
+                // The reason first, then those that are dropped for it.
+                self.line.mark_dead();
+                self.answer(outcome);
+                self.end_stream();
+                None
+            }
+            false => Some(outcome),
+        };
         let runnable = match (self.ticket.take(), self.line.export.get()) {
             (Some(ticket), Some(export)) => export.release(ticket),
             _ => Vec::new(),
         };
-        self.answer(outcome);
+        if let Some(outcome) = outcome {
+            self.answer(outcome);
+        }
         if !runnable.is_empty() {
             start_in_turn(runnable);
+        }
+    }
+
+    /// Before the ticket is released: nothing behind this may begin.
+    fn end_stream(&self) {
+        if let Some(export) = self.line.export.get() {
+            tracing::warn!(
+                connection = self.line.id,
+                "a request that keeps order failed"
+            );
+            export.abandon(&self.line);
         }
     }
 

@@ -123,6 +123,19 @@ pub struct Start {
     pub async_limit: Option<u16>,
     /// Resyncs compare by digests first and send only what differs, where the backend and the targets' servers can.
     pub compare: bool,
+    /// Legs that are written in order without being waited for.
+    pub streams: Streams,
+}
+
+/// Legs that are written asynchronously with order kept (protocol A); the embedded engine alone can do that.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Streams {
+    /// The nodes whose legs they are; the own one may be among them, and is not meant.
+    pub nodes: Vec<String>,
+    /// Most bytes on the way to each of them whose writes are answered already; `None` for the default.
+    pub send_buffer: Option<u64>,
+    /// Give one up when more bytes are on the way to it; `None`: writes wait.
+    pub disconnect_above: Option<u64>,
 }
 
 /// Which leg to add.
@@ -216,6 +229,9 @@ pub struct NodeState {
     pub percent: Option<u8>,
     /// Bytes that it still misses, while it is being resynced.
     pub missing_bytes: u64,
+    /// Bytes that were answered or are about to be and that it does not have yet, if it is written asynchronously.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub behind_bytes: Option<u64>,
     /// Why it is out, or was last, or needed a full resync.
     pub reason: Option<String>,
 }
@@ -234,6 +250,7 @@ impl NodeState {
             state,
             percent: percent.filter(|_| state == Part::Resyncing),
             missing_bytes: leg.missing_bytes,
+            behind_bytes: leg.behind_bytes,
             reason: leg.reason.clone(),
         }
     }

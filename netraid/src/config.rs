@@ -13,6 +13,7 @@
 
 mod across;
 mod address;
+mod congestion;
 mod daemon;
 mod fields;
 mod mirror;

@@ -88,6 +88,7 @@ fn leg(slot: Slot, node: String, disk: &str, engine: &Engine, keepers: &Keepers)
         reason,
         missing_bytes: engine.missing(slot),
         no_digests: engine.no_digests(slot).map(str::to_owned),
+        behind_bytes: engine.behind(slot).filter(|_| state != LegState::Absent),
     }
 }
 

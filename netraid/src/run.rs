@@ -22,6 +22,7 @@ use nbd_server::server::{Options, Server, ServerHandle};
 use crate::control;
 use crate::raid1::engine::{Engine, IdSource, Refusal, Settings};
 use crate::raid1::keeper::Keepers;
+use crate::raid1::leg::{Slot, SlotSet};
 use crate::raid1::link::Link;
 use crate::raid1::metadata::{Metadata, MetadataError};
 use crate::raid1::running::{Mirror, MirrorDevice};
@@ -46,6 +47,8 @@ pub struct Plan {
     pub run_dir: PathBuf,
     /// Times and bounds.
     pub settings: Settings,
+    /// Nodes whose legs are written asynchronously, with order kept.
+    pub asynchronous: Vec<String>,
     /// Take a leg that was being resynced as it is.
     pub force: bool,
     /// Connect no leg but on order, and take none back that was lost: a supervisor says when.
@@ -105,11 +108,15 @@ impl Running {
         };
         let (metadata, image) = Metadata::read(&link, PATIENCE).map_err(leg)?;
         check_names(plan, &metadata)?;
+        let settings = Settings {
+            asynchronous: asynchronous(plan, &metadata)?,
+            ..plan.settings
+        };
         let (high, low) = uuid::Uuid::new_v4().as_u64_pair();
         let ids = IdSource::new(high ^ low);
         let engine = Engine::assemble(
             metadata.shape(),
-            plan.settings,
+            settings,
             metadata.slot(),
             image,
             ids,
@@ -220,6 +227,17 @@ impl Running {
             .spawn(move || answer::serve(&answerer, &listener))?;
         Ok(())
     }
+}
+
+/// The slots of the nodes that are written asynchronously.
+fn asynchronous(plan: &Plan, metadata: &Metadata) -> Result<SlotSet, RunError> {
+    let names = metadata.names();
+    let slot = |node: &String| {
+        let place = names.iter().position(|name| name.as_str() == node);
+        let unknown = || RunError::Usage(format!("node {node} has no leg in this mirror"));
+        place.and_then(Slot::new).ok_or_else(unknown)
+    };
+    plan.asynchronous.iter().map(slot).collect()
 }
 
 fn check_names(plan: &Plan, metadata: &Metadata) -> Result<(), RunError> {

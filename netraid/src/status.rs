@@ -70,6 +70,9 @@ pub struct LegStatus {
     /// Why its resyncs can't compare by digests first; `null` if they can, or if that was not tried yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub no_digests: Option<String>,
+    /// Bytes of writes that it does not have yet, if it is written asynchronously (protocol A).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub behind_bytes: Option<u64>,
 }
 
 /// The status words shown to people.

@@ -42,6 +42,9 @@ fn check(shared: &Shared, now: Instant) -> Option<Instant> {
         .oldest()
         .filter(|_| shared.options.request_timeout.is_some());
     let late = oldest.map_or(now, |submitted| submitted) + after;
+    if late <= now && shared.went_on() {
+        return Some(now + after);
+    }
     if late <= now {
         shared.lose(Lost::TimedOut { after });
         return None;

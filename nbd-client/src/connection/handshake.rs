@@ -37,6 +37,8 @@ pub struct Export {
     pub contexts: Vec<Context>,
     /// The server understood our session and fences older ones.
     pub fenced: bool,
+    /// The server does what comes over this connection in order.
+    pub ordered: bool,
     /// What names the server's memory of writes that were answered and not flushed; another name: they may be lost.
     pub memory: Option<String>,
     /// The export's canonical name, if the server said one.
@@ -153,6 +155,7 @@ pub(super) fn open(target: &Target, options: &Options) -> Result<Opened, OpenErr
     wants.style = options.headers;
     wants.contexts.clone_from(&options.contexts);
     wants.session = options.session;
+    wants.ordered = options.ordered;
     let deadline = Instant::now() + options.connect_timeout;
     let (socket, outcome, surplus) = match negotiate(target, wants.clone(), options, deadline) {
         // Some servers know no option but EXPORT_NAME and hang up on all others.
@@ -284,6 +287,7 @@ fn described(outcome: Outcome, options: &Options) -> Option<Export> {
         style: outcome.style,
         contexts,
         fenced: outcome.fenced,
+        ordered: outcome.ordered,
         memory: outcome.memory,
         name: export.name,
         description: export.description,

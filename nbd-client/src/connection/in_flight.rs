@@ -83,6 +83,8 @@ struct State {
     free: Vec<u32>,
     count: usize,
     bytes: u64,
+    /// Counts requests that have ended.
+    removed: u64,
     waiters: usize,
     phase: Phase,
 }
@@ -106,6 +108,7 @@ impl InFlight {
             free: Vec::new(),
             count: 0,
             bytes: 0,
+            removed: 0,
             waiters: 0,
             phase: Phase::Open,
         };
@@ -164,6 +167,7 @@ impl InFlight {
         let entry = state.slot(cookie)?.entry.take()?;
         state.free.push(cookie as u32);
         state.count -= 1;
+        state.removed += 1;
         state.bytes -= entry.cost;
         if state.waiters > 0 {
             self.room.notify_all();
@@ -198,6 +202,11 @@ impl InFlight {
     pub(super) fn is_closed_and_empty(&self) -> bool {
         let state = self.lock();
         matches!(state.phase, Phase::Closing(_)) && state.count == 0
+    }
+
+    /// How many requests have ended so far.
+    pub(super) fn removed(&self) -> u64 {
+        self.lock().removed
     }
 
     /// How many requests are pending.

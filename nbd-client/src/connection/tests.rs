@@ -110,6 +110,7 @@ fn pair(style: HeaderStyle, options: Options) -> (Connection, Script) {
             })
             .collect(),
         fenced: false,
+        ordered: false,
         memory: None,
         name: None,
         description: None,

@@ -279,6 +279,7 @@ mod tests {
             style: HeaderStyle::Simple,
             contexts: Vec::new(),
             fenced: true,
+            ordered: false,
             memory: Some("one".to_owned()),
             name: Some("disk".into()),
             description: None,

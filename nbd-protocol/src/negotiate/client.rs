@@ -25,6 +25,7 @@ use crate::number::{
 };
 use crate::option::{ClientOption, InfoRequest, MetaRequest, OptionReply, ReplyHeader};
 use crate::request::HeaderStyle;
+use crate::session::ORDERED;
 use collect::Description;
 
 /// One handshake, client side.
@@ -214,6 +215,7 @@ impl ClientHandshake {
             export,
             contexts,
             session,
+            ordered,
             goal,
             ..
         } = &self.wants;
@@ -226,7 +228,9 @@ impl ClientHandshake {
             Step::Extended => ClientOption::ExtendedHeaders,
             Step::Structured => ClientOption::StructuredReply,
             Step::Session => {
-                let queries = session.iter().map(ToString::to_string).collect();
+                let order = ordered.then(|| ORDERED.to_owned());
+                let queries = session.iter().map(ToString::to_string).chain(order);
+                let queries = queries.collect();
                 ClientOption::ListMetaContext(MetaRequest { export, queries })
             }
             Step::ListContexts => ClientOption::ListMetaContext(MetaRequest {
@@ -370,7 +374,10 @@ impl ClientHandshake {
         }
         self.outcome.refused.push(refused);
         match step {
-            Step::Session => self.outcome.fenced = false,
+            Step::Session => {
+                self.outcome.fenced = false;
+                self.outcome.ordered = false;
+            }
             Step::ListContexts => self.outcome.available_contexts.clear(),
             Step::SetContexts => self.outcome.contexts.clear(),
             Step::Extended | Step::Structured => {}

@@ -57,6 +57,8 @@ pub struct ServerHandshake {
     contexts: Option<(String, Vec<SelectedContext>)>,
     /// As presented last, with the export's name as it was asked for.
     session: Option<(String, Session)>,
+    /// The export that is to keep order, by the name as it was asked for.
+    ordered: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,6 +91,7 @@ impl ServerHandshake {
             style: HeaderStyle::Simple,
             contexts: None,
             session: None,
+            ordered: None,
         }
     }
 
@@ -114,6 +117,7 @@ impl ServerHandshake {
         self.style = HeaderStyle::Simple;
         self.contexts = None;
         self.session = None;
+        self.ordered = None;
     }
 
     /// Handles what is complete in `input`, takes it out, and appends the answers to `output`.

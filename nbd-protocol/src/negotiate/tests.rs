@@ -101,6 +101,7 @@ fn wishes(export: &str) -> Vec<ClientWants> {
                                 style,
                                 contexts: contexts.clone(),
                                 list_contexts,
+                                ordered: false,
                                 session,
                                 conservative,
                             });

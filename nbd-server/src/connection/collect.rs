@@ -21,6 +21,8 @@ use crate::reply::Reply;
 pub(super) struct Segment {
     pub(super) pending: Vec<Option<Pending>>,
     pub(super) refusals: Vec<Reply>,
+    /// One of them would have changed data, or flushed it.
+    pub(super) refused_change: bool,
     pub(super) requests: usize,
     /// Payload bytes in both directions.
     pub(super) bytes: u64,
@@ -38,6 +40,7 @@ impl Segment {
         self.requests = 0;
         self.bytes = 0;
         self.changes = false;
+        self.refused_change = false;
         self.durable = false;
         self.reads = false;
         self.streaming = false;
@@ -240,7 +243,7 @@ impl Connection {
     }
 
     fn push(&mut self, header: RequestHeader, command: Command, part: Part, charge: u32) {
-        self.segment.changes |= command.changes_data();
+        self.segment.changes |= command.changes_data() || self.line.keeps_order();
         match &command {
             Command::Write { fua, .. } => self.segment.durable |= fua,
             Command::Read { .. } => self.segment.reads = true,
@@ -264,6 +267,11 @@ impl Connection {
     /// Adds the answer to a request that is not run.
     pub(super) fn refuse(&mut self, header: RequestHeader, failure: Failure) {
         tracing::debug!(connection = self.line.id, ?header, %failure, "request refused");
+        use nbd_protocol::number::CommandType as Kind;
+        self.segment.refused_change |= matches!(
+            header.kind,
+            Kind::WRITE | Kind::WRITE_ZEROES | Kind::TRIM | Kind::FLUSH
+        );
         let to = ReplyTo::new(self.shape.style, header);
         self.segment
             .refusals

@@ -91,6 +91,9 @@ fn agree(
         .ok_or(NoTransmission::Removed)?;
     // Before joining: whoever finds the line there also finds its export.
     let _ = line.export.set(Arc::clone(&export));
+    if negotiated.ordered {
+        line.keep_order();
+    }
     export
         .join(line, negotiated.session)
         .map_err(|error| match error {

@@ -16,6 +16,7 @@ mod dirty;
 mod handshake;
 mod hostile;
 mod interop;
+mod order;
 mod program;
 mod setup;
 mod stale;

@@ -50,8 +50,8 @@ impl Backend for Embedded {
     fn start(&self, start: &Start) -> Result<Box<dyn Array>, ArrayError> {
         if let Some(limit) = start.async_limit {
             return Err(ArrayError::refused(format!(
-                "the embedded engine can't be asynchronous (a limit of {limit} writes was asked for): it answers a write \
-                 when every leg in sync has it"
+                "the embedded engine has no limit of {limit} writes on the way: name the targets that are not waited for \
+                 and the size of their send buffers"
             )));
         }
         if let Some(running) = self.find(&start.tag)? {
@@ -80,6 +80,15 @@ impl Backend for Embedded {
         }
         if !start.compare {
             command.args(["--csums-alg", "none"]);
+        }
+        for target in start.streams.nodes.iter().filter(|name| **name != node) {
+            command.args(["--asynchronous", target]);
+        }
+        if let Some(bytes) = start.streams.send_buffer {
+            command.arg("--sndbuf-size").arg(bytes.to_string());
+        }
+        if let Some(bytes) = start.streams.disconnect_above {
+            command.arg("--disconnect-above").arg(bytes.to_string());
         }
         std::fs::create_dir_all(&self.run_dir).map_err(ArrayError::failed)?;
         self.launch(command, &self.run_dir.join(format!("{}.log", start.tag)))?;
@@ -363,6 +372,7 @@ mod tests {
             speed: Speed::default(),
             async_limit: None,
             compare: true,
+            streams: crate::array::Streams::default(),
         };
         let error = backend.start(&start).err().unwrap();
         assert!(error.to_string().contains("holds no mirror"), "{error}");

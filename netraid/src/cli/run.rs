@@ -65,6 +65,18 @@ pub(super) struct Arguments {
     #[arg(long, default_value = "5s", value_name = "TIME", value_parser = milliseconds)]
     clean_interval: u64,
 
+    /// Answer writes without waiting for this node, which gets them in order (protocol A). Repeatable
+    #[arg(long, value_name = "NODE")]
+    asynchronous: Vec<String>,
+
+    /// Most bytes on the way to each asynchronous node whose writes are answered already
+    #[arg(long, default_value = "10M", value_name = "SIZE", value_parser = super::size::parse)]
+    sndbuf_size: u64,
+
+    /// Give up an asynchronous node when more bytes are on the way to it, instead of letting writes wait
+    #[arg(long, value_name = "SIZE", value_parser = super::size::parse)]
+    disconnect_above: Option<u64>,
+
     /// Take a leg that was being resynced as it is: its blocks may be of different times
     #[arg(long)]
     force: bool,
@@ -94,8 +106,11 @@ pub(super) fn perform(arguments: &Arguments) -> Result<(), Exit> {
             resync_rate: arguments.resync_rate,
             clean_interval: arguments.clean_interval,
             compare: arguments.csums_alg != "none",
+            send_buffer: arguments.sndbuf_size,
+            disconnect_above: arguments.disconnect_above,
             ..Settings::default()
         },
+        asynchronous: arguments.asynchronous.clone(),
         force: arguments.force,
         supervised: arguments.supervised,
     };

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use flags::{NodeName, Tag};
 
 use super::address::Address;
+use super::congestion;
 use super::daemon::node_name;
 use super::fields::{Fields, Key, parse};
 use super::parameters::Parameters;
@@ -41,11 +42,12 @@ impl Backend {
 /// When a write counts as done, by the letters that DRBD's users know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
-    /// When it is on the source's disk: asynchronous.
+    /// When it is on the source's disk, and in the send buffers of the targets: asynchronous.
     A,
-    /// When it has reached the targets' memory. No backend has it yet.
+    /// When it has reached the targets' memory; a flush reaches all disks. That is where our server has a write that it
+    /// answers, so it is what C waits for, too.
     B,
-    /// When it is on all disks in sync: synchronous.
+    /// When every target in sync has it: synchronous. A flush reaches all disks.
     C,
 }
 
@@ -62,8 +64,8 @@ impl Protocol {
     /// What it means for whose data is good.
     pub fn decision(self) -> decision::Protocol {
         match self {
-            Protocol::A | Protocol::B => decision::Protocol::Async,
-            Protocol::C => decision::Protocol::Sync,
+            Protocol::A => decision::Protocol::Async,
+            Protocol::B | Protocol::C => decision::Protocol::Sync,
         }
     }
 }
@@ -92,6 +94,10 @@ pub struct MirrorConfig {
     pub handlers: Handlers,
     /// `csums-alg`: resyncs compare by digests first, and send only what differs.
     pub compare: bool,
+    /// Most bytes on the way to a target under protocol A whose writes are answered already.
+    pub send_buffer: Option<u64>,
+    /// A target under protocol A is given up when more bytes are on the way to it; `None`: writes wait.
+    pub disconnect_above: Option<u64>,
     /// 1 to 8 nodes; a node's place in the list is its slot. One alone is a mirror that is not extended yet.
     pub nodes: Vec<NodeConfig>,
 }
@@ -111,6 +117,8 @@ pub struct NodeConfig {
     pub port: u16,
     /// Why a port was chosen that is not the first choice.
     pub port_reason: Option<String>,
+    /// When a write counts as done that this node gets as a target.
+    pub protocol: Protocol,
 }
 
 impl MirrorConfig {
@@ -121,6 +129,31 @@ impl MirrorConfig {
             .iter()
             .position(|node| node.name.as_str() == name)?;
         NodeId::new(u8::try_from(slot).ok()?)
+    }
+
+    /// Targets that are not waited for, with their order kept; the kernel's RAID1 has none.
+    pub fn streams(&self) -> crate::array::Streams {
+        if self.backend == Backend::Md {
+            return crate::array::Streams::default();
+        }
+        let trailing = self
+            .nodes
+            .iter()
+            .filter(|node| node.protocol == Protocol::A);
+        crate::array::Streams {
+            nodes: trailing.map(|node| node.name.to_string()).collect(),
+            send_buffer: self.send_buffer,
+            disconnect_above: self.disconnect_above,
+        }
+    }
+
+    /// The protocol that says most about whose data is good: any target that may lack what was answered counts.
+    fn loosest(&self) -> Protocol {
+        let mut all = self.nodes.iter().map(|node| node.protocol);
+        match all.any(|protocol| protocol == Protocol::A) {
+            true => Protocol::A,
+            false => self.protocol,
+        }
     }
 
     /// What people call the mirror and its nodes.
@@ -137,7 +170,7 @@ impl MirrorConfig {
         Some(Settings {
             own: self.slot_of(own)?,
             rules: decision::Rules {
-                protocol: self.protocol.decision(),
+                protocol: self.loosest().decision(),
                 policies: self.policies,
             },
             wait: parameters.wait_for_previous_source,
@@ -169,6 +202,18 @@ const KEYS: &[Key] = &[
     Key {
         name: "protocol",
         example: "protocol = \"C\"",
+    },
+    Key {
+        name: "sndbuf-size",
+        example: "sndbuf-size = 10485760",
+    },
+    Key {
+        name: "on-congestion",
+        example: "on-congestion = \"block\"",
+    },
+    Key {
+        name: "congestion-fill",
+        example: "congestion-fill = 8388608",
     },
     Key {
         name: "chunk",
@@ -215,7 +260,13 @@ const NODE_KEYS: &[Key] = &[
         name: "port",
         example: "port = 10001",
     },
+    Key {
+        name: "protocol",
+        example: "protocol = \"A\"",
+    },
 ];
+
+const LETTERS: [(&str, Protocol); 3] = [("C", Protocol::C), ("A", Protocol::A), ("B", Protocol::B)];
 
 /// What a file says, as far as it can be understood, with the places for what other files may contradict.
 pub(super) struct Draft {
@@ -226,6 +277,8 @@ pub(super) struct Draft {
     pub nodes: Vec<DraftNode>,
     backend: Option<Backend>,
     protocol: Option<Protocol>,
+    send_buffer: Option<u64>,
+    disconnect_above: Option<u64>,
     chunk_bytes: Option<u32>,
     bitmap: Option<bool>,
     policies: Policies,
@@ -240,6 +293,7 @@ pub(super) struct DraftNode {
     pub port: Option<At<u16>>,
     pub chosen: Option<super::ports::Choice>,
     priority: Option<u32>,
+    protocol: Option<Protocol>,
 }
 
 /// Reads one mirror's file; `None` if it is no TOML.
@@ -255,8 +309,7 @@ pub(super) fn read(source: &Source, problems: &mut Problems) -> Option<Draft> {
     let backends = [("md", Backend::Md), ("embedded", Backend::Embedded)];
     let backend = fields.word("backend", &backends, problems);
     let backend = backend.map(|at| at.value);
-    let letters = [("C", Protocol::C), ("A", Protocol::A), ("B", Protocol::B)];
-    let protocol = fields.word("protocol", &letters, problems);
+    let protocol = fields.word("protocol", &LETTERS, problems);
     let bitmaps = [("internal", true), ("none", false)];
     let bitmap = fields.word("bitmap", &bitmaps, problems);
     if let Some(protocol) = &protocol {
@@ -285,13 +338,14 @@ pub(super) fn read(source: &Source, problems: &mut Problems) -> Option<Draft> {
         }),
         (false, Some(Backend::Embedded) | None) => None,
     };
+    let streams = congestion::read(&fields, backend, problems);
     // The limits of `LKDR_CHUNK_SIZE`.
     let chunk = fields.number::<u32>("chunk", 4..=1 << 20, problems);
     let chunk_bytes = chunk.and_then(|chunk| {
         let taken = chunk_bytes(chunk.value);
         problems.taken(&chunk.place, taken)
     });
-    let nodes = nodes(source, &fields, problems);
+    let nodes = nodes(source, &fields, backend, problems);
     let policies = policies(&fields, &nodes, problems);
     let handlers = handlers(source, &fields, problems);
     Some(Draft {
@@ -302,6 +356,8 @@ pub(super) fn read(source: &Source, problems: &mut Problems) -> Option<Draft> {
         nodes,
         backend,
         protocol: protocol.map(|at| at.value),
+        send_buffer: streams.send_buffer,
+        disconnect_above: streams.disconnect_above,
         chunk_bytes,
         bitmap: bitmap.map(|at| at.value),
         policies,
@@ -344,14 +400,9 @@ fn possible(
     let refused = |what: &str, instead: &str| Err(Complaint::new(what, instead));
     match (backend, protocol) {
         (_, Protocol::C) => Ok(()),
-        (Some(Backend::Embedded), Protocol::A) => refused(
-            "protocol A with order kept is not built yet for the embedded backend",
-            "write protocol = \"C\", or backend = \"md\"",
-        ),
-        (_, Protocol::B) => refused(
-            "protocol B is not built yet for any backend",
-            "write protocol = \"C\"",
-        ),
+        // A target's server answers a write when it is in its memory, which is what B asks for, and C gets no more: what
+        // must be on the disk is flushed.
+        (_, Protocol::B) => Ok(()),
         (_, Protocol::A) if without_bitmap => refused(
             "protocol A needs the write-intent bitmap to know what is on the way",
             "write bitmap = \"internal\", or protocol = \"C\"",
@@ -374,7 +425,12 @@ fn chunk_bytes(kib: u32) -> Result<u32, Complaint> {
     }
 }
 
-fn nodes(source: &Source, fields: &Fields<'_>, problems: &mut Problems) -> Vec<DraftNode> {
+fn nodes(
+    source: &Source,
+    fields: &Fields<'_>,
+    backend: Option<Backend>,
+    problems: &mut Problems,
+) -> Vec<DraftNode> {
     let tables = fields.tables("nodes", problems);
     if tables.is_empty() && fields.is_empty_list("nodes") {
         let complaint = Complaint::new("there is no node", "write a [[nodes]] for each node");
@@ -428,6 +484,12 @@ fn nodes(source: &Source, fields: &Fields<'_>, problems: &mut Problems) -> Vec<D
                 None => priorities.push(priority.clone()),
             }
         }
+        let protocol = fields.word("protocol", &LETTERS, problems);
+        if let (Some(protocol), Some(Backend::Md)) = (&protocol, backend) {
+            let what = "a node can't have a protocol of its own: the kernel's RAID1 waits for all targets or for none";
+            let instead = "write protocol above the nodes, or backend = \"embedded\"";
+            problems.note(&protocol.place, Complaint::new(what, instead));
+        }
         nodes.push(DraftNode {
             name,
             address: fields.text("address", problems, Address::parse),
@@ -435,6 +497,7 @@ fn nodes(source: &Source, fields: &Fields<'_>, problems: &mut Problems) -> Vec<D
             port: fields.number("port", 1..=65535, problems),
             chosen: None,
             priority: priority.map(|at| at.value),
+            protocol: protocol.map(|at| at.value),
         });
     }
     nodes
@@ -443,14 +506,17 @@ fn nodes(source: &Source, fields: &Fields<'_>, problems: &mut Problems) -> Vec<D
 impl Draft {
     /// The mirror; `None` only if a problem was noted.
     pub(super) fn finish(self, parameters: &Parameters) -> Option<MirrorConfig> {
-        let nodes: Option<Vec<NodeConfig>> =
-            self.nodes.into_iter().map(DraftNode::finish).collect();
+        let protocol = self.protocol.unwrap_or(Protocol::C);
+        let nodes = self.nodes.into_iter().map(|node| node.finish(protocol));
+        let nodes: Option<Vec<NodeConfig>> = nodes.collect();
         Some(MirrorConfig {
             tag: self.tag?,
             number: self.number?.value,
             backend: self.backend?,
             device: self.device.map(|device| device.value),
-            protocol: self.protocol.unwrap_or(Protocol::C),
+            protocol,
+            send_buffer: self.send_buffer,
+            disconnect_above: self.disconnect_above,
             chunk_bytes: self.chunk_bytes.unwrap_or(parameters.chunk_bytes),
             bitmap: self.bitmap.unwrap_or(true),
             policies: self.policies,
@@ -462,7 +528,7 @@ impl Draft {
 }
 
 impl DraftNode {
-    fn finish(self) -> Option<NodeConfig> {
+    fn finish(self, protocol: Protocol) -> Option<NodeConfig> {
         let (port, port_reason) = match (self.port, self.chosen) {
             (Some(port), _) => (port.value, None),
             (None, Some(chosen)) => (chosen.port, chosen.passed),
@@ -475,6 +541,7 @@ impl DraftNode {
             disk: self.disk?.value,
             port,
             port_reason,
+            protocol: self.protocol.unwrap_or(protocol),
         })
     }
 }

@@ -1,5 +1,7 @@
 //! Whole configurations: what they mean, and what is said of each mistake.
 
+mod protocols;
+
 use std::fmt::Write;
 
 use proptest::prelude::*;
@@ -167,7 +169,8 @@ fn each_mistake_in_a_file_has_its_line_column_reason_and_remedy() {
         ("chunks = 1", "4:1: unknown key \"chunks\"; write chunk"),
         (
             "colour = 1",
-            "4:1: unknown key \"colour\"; known here are tag, number, backend, device, protocol, chunk, bitmap, csums-alg, nodes, \
+            "4:1: unknown key \"colour\"; known here are tag, number, backend, device, protocol, sndbuf-size, \
+             on-congestion, congestion-fill, chunk, bitmap, csums-alg, nodes, \
              after-sb-0pri, after-sb-1pri, after-sb-2pri, rr-conflict, always-asbp, handlers",
         ),
         (
@@ -198,8 +201,9 @@ fn each_mistake_in_a_file_has_its_line_column_reason_and_remedy() {
             "4:12: protocol \"c\" is not known; write \"C\" or \"A\" or \"B\"",
         ),
         (
-            "protocol = 'B'",
-            "4:12: protocol B is not built yet for any backend; write protocol = \"C\"",
+            "sndbuf-size = 1048576",
+            "4:15: sndbuf-size has no meaning for the kernel's RAID1, which bounds writes, not bytes; \
+             set LKDR_ASYNC_LIMIT, or write backend = \"embedded\"",
         ),
         (
             "bitmap = 'none'\nprotocol = 'A'",
@@ -247,12 +251,12 @@ fn mistakes_in_the_keys_that_are_needed_are_told() {
         ),
         (
             &format!(
-                "tag = \"../x\"\nnumber = 0x0f\nbackend = \"embedded\"\nprotocol = \"A\"{NODES}"
+                "tag = \"../x\"\nnumber = 0x0f\nbackend = \"embedded\"\nsndbuf-size = 9{NODES}"
             ),
             "1:7: tag \"../x\" has '/' in it; letters, digits, '.', '_' and '-' are possible; \
              write at most 64 letters, digits, '.', '_' and '-', for example \"data\"\n\
-             4:12: protocol A with order kept is not built yet for the embedded backend; \
-             write protocol = \"C\", or backend = \"md\"",
+             4:15: sndbuf-size is out of range, a whole number from 65536 to 268435456 is needed; \
+             write for example sndbuf-size = 10485760",
         ),
         (
             "tag = \"a\nnumber = 0",

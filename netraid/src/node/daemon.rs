@@ -315,13 +315,14 @@ fn plan(
         async_limit,
         ..
     } = config.parameters;
-    let asynchronous = mirror.protocol != crate::config::Protocol::C;
+    let kernel = mirror.backend == Backend::Md;
+    let asynchronous = kernel && mirror.protocol == crate::config::Protocol::A;
     Ok(Plan {
         tag: mirror.tag.to_string(),
         own,
         names: mirror.nodes.iter().map(|node| node.name.clone()).collect(),
         disk: node.disk.clone(),
-        kernel: mirror.backend == Backend::Md,
+        kernel,
         listen,
         run_dir: config.daemon.run_dir.clone(),
         nbd_server: sibling("nbd-server")?,
@@ -331,6 +332,7 @@ fn plan(
         },
         async_limit: asynchronous.then_some(async_limit),
         compare: mirror.compare,
+        streams: mirror.streams(),
         chunk: mirror.bitmap.then_some(mirror.chunk_bytes),
     })
 }

@@ -53,6 +53,8 @@ pub struct Plan {
     pub async_limit: Option<u16>,
     /// Resyncs compare by digests first.
     pub compare: bool,
+    /// Legs that are written in order without being waited for.
+    pub streams: crate::array::Streams,
     /// Bytes under one bit of the bitmap; `None` for no bitmap.
     pub chunk: Option<u32>,
 }
@@ -247,6 +249,7 @@ impl Local {
             speed: self.plan.speed,
             async_limit: self.plan.async_limit,
             compare: self.plan.compare,
+            streams: self.plan.streams.clone(),
         });
         self.array = match started {
             Ok(array) => Some(array),

@@ -19,6 +19,7 @@ mod interface;
 mod membership;
 mod read;
 mod resync;
+mod stream;
 mod write;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -37,6 +38,7 @@ pub use interface::{
     Effect, Event, IdSource, Joined, OperationId, RequestId, Settings, Shape, Terms, Update,
 };
 pub use resync::{Progress, Totals};
+pub use stream::Order;
 
 #[derive(Debug)]
 struct Leg {
@@ -61,6 +63,8 @@ struct Leg {
     expelled: u64,
     /// Why it can't be compared by digests, once it was found not to be.
     no_digests: Option<String>,
+    /// What is on its way to it, if it gets everything in order.
+    stream: stream::Stream,
 }
 
 type JobId = u64;
@@ -77,6 +81,8 @@ enum Job {
 enum Purpose {
     Job(JobId),
     Commit,
+    /// Metadata of a leg that the commit does not wait for.
+    Trailing,
     CleanFlush,
     FinishFlush,
 }
@@ -88,6 +94,8 @@ struct Operation {
     deadline: u64,
     /// The deadline was put off because this process, not the leg, stood still.
     put_off: bool,
+    /// What it weighs in the leg's stream.
+    weight: Option<stream::Weight>,
 }
 
 /// One mirror on the node that is its source.
@@ -126,6 +134,8 @@ pub struct Engine {
     unlaunched: VecDeque<JobId>,
     /// Writes that are over but may not be answered before an expulsion is durable.
     unanswered: Vec<(RequestId, u64)>,
+    /// Jobs that only room in a send buffer is missing for to be answered.
+    crowded: Vec<JobId>,
     /// A flush failed on the last leg in sync, and no flush of the application has been answered with it yet.
     untold: Option<Failure>,
     /// Why no write can be taken any more.
@@ -251,12 +261,27 @@ impl Engine {
             return;
         };
         let slot = operation.slot;
+        let moved = self.leave_stream(slot, operation.weight);
         match operation.purpose {
             Purpose::Job(job) => self.job_operation_done(job, slot, outcome, effects),
             Purpose::Commit => self.commit_operation_done(slot, outcome, effects),
+            Purpose::Trailing => self.trailing_metadata_done(slot, outcome, effects),
             Purpose::CleanFlush => self.clean_flush_done(id, slot, outcome, effects),
             Purpose::FinishFlush => self.finish_flush_done(id, slot, outcome, effects),
         }
+        if moved {
+            self.answer_crowded(effects);
+        }
+    }
+
+    /// An operation is over: its leg's stream has gone on, if it is part of one.
+    fn leave_stream(&mut self, slot: Slot, weight: Option<stream::Weight>) -> bool {
+        let now = self.now;
+        match (weight, self.leg_mut(slot)) {
+            (Some(weight), Some(leg)) => leg.stream.done(weight, now),
+            _ => return false,
+        }
+        true
     }
 
     fn job_operation_done(
@@ -309,12 +334,20 @@ impl Engine {
                     operation.deadline = operation.deadline.saturating_add(since);
                 }
             }
+            for leg in &mut self.legs {
+                leg.stream.stood_still(since);
+            }
         }
+        let patience = self.settings.leg_timeout;
+        let streams = self
+            .slots()
+            .filter(|slot| self.legs[slot.number()].stream.is_late(self.now, patience));
         let late: Vec<Slot> = self
             .operations
             .values()
             .filter(|operation| operation.deadline <= self.now)
             .map(|operation| operation.slot)
+            .chain(streams)
             .collect();
         for slot in late {
             if self.state(slot) != LegState::Absent {
@@ -331,22 +364,31 @@ impl Engine {
         command: Command,
         effects: &mut Vec<Effect>,
     ) -> OperationId {
-        let operation = self.operation(slot, purpose);
+        let (operation, order) = self.operation(slot, purpose, stream::Weight::of(&command));
         effects.push(Effect::Leg {
             operation,
             slot,
             command,
+            order,
         });
         operation
     }
 
-    fn operation(&mut self, slot: Slot, purpose: Purpose) -> OperationId {
+    fn operation(
+        &mut self,
+        slot: Slot,
+        purpose: Purpose,
+        weight: stream::Weight,
+    ) -> (OperationId, Option<Order>) {
         let id = OperationId(self.next_operation);
         self.next_operation += 1;
-        let patience = if slot == self.local {
-            self.settings.local_timeout
-        } else {
-            self.settings.leg_timeout
+        let ordered = self.is_ordered(slot);
+        let order = ordered.then(|| self.legs[slot.number()].stream.put(weight, self.now));
+        // What waits behind others is late when the stream stands still.
+        let patience = match ordered {
+            true => u64::MAX,
+            false if slot == self.local => self.settings.local_timeout,
+            false => self.settings.leg_timeout,
         };
         self.operations.insert(
             id,
@@ -355,9 +397,10 @@ impl Engine {
                 purpose,
                 deadline: self.now.saturating_add(patience),
                 put_off: false,
+                weight: ordered.then_some(weight),
             },
         );
-        id
+        (id, order)
     }
 
     fn new_job(&mut self, job: Job) -> JobId {

@@ -147,7 +147,7 @@ impl Keepers {
         if self.mirror.view(|view| view.engine.state(slot)) != LegState::Absent {
             return refused(format!("{} has a leg already", self.names[slot.number()]));
         }
-        let link = self.open(target).map_err(failed)?;
+        let link = self.open(slot, target).map_err(failed)?;
         if link.is_read_only() {
             return refused(format!("{target} is read-only"));
         }
@@ -240,7 +240,7 @@ impl Keepers {
             .get(&slot)
             .map(|state| state.target.clone());
         let target = target.ok_or("the target was removed")?;
-        let link = self.open(&target)?;
+        let link = self.open(slot, &target)?;
         let (mut metadata, mut image) =
             Metadata::read(&link, self.leg_timeout).map_err(|error| match error {
                 MetadataError::Blank => "its disk is blank; use netraid extend to fill it".into(),
@@ -282,15 +282,17 @@ impl Keepers {
             .map_err(|error| format!("it can't have the mirror's size: {error}"))
     }
 
-    fn open(&self, target: &Target) -> Result<Link, String> {
-        self.open_within(target, self.leg_timeout.min(LONGEST_HANDSHAKE))
+    fn open(&self, slot: Slot, target: &Target) -> Result<Link, String> {
+        self.open_within(slot, target, self.leg_timeout.min(LONGEST_HANDSHAKE))
     }
 
-    fn open_within(&self, target: &Target, patience: Duration) -> Result<Link, String> {
+    fn open_within(&self, slot: Slot, target: &Target, patience: Duration) -> Result<Link, String> {
         // The event counter grows with every start of the mirror, on whatever node: a later source's sessions are newer
         // than an earlier one's, whose writes its servers then refuse. Asked before the lock below is taken: whoever
         // looks at the engine may ask for our state meanwhile.
-        let events = self.mirror.view(|view| view.engine.events());
+        let (events, ordered) = self
+            .mirror
+            .view(|view| (view.engine.events(), view.engine.is_ordered(slot)));
         let connection = {
             let mut state = self.lock();
             state.connections += 1;
@@ -302,7 +304,11 @@ impl Keepers {
             connect_timeout: patience,
             // The engine expels a late leg with a reason; this only catches what it does not see.
             request_timeout: Some(self.leg_timeout * 2),
-            max_requests: MOST_REQUESTS,
+            max_requests: match ordered {
+                true => MOST_IN_ORDER,
+                false => MOST_REQUESTS,
+            },
+            ordered,
             max_bytes: MOST_BYTES,
             when_full: WhenFull::Fail,
             contexts: vec!["base:allocation".into(), digest::CONTEXT.into()],
@@ -314,6 +320,13 @@ impl Keepers {
             ..Options::default()
         };
         let connection = Connection::open(target, options).map_err(|error| error.to_string())?;
+        if ordered && !connection.export().ordered {
+            return Err(
+                "protocol A needs a server that does what it gets in order, and this one does not offer it \
+                 (x-netraid:ordered): use our nbd-server, or protocol C"
+                    .into(),
+            );
+        }
         if !connection.export().fenced {
             tracing::warn!(
                 %target,
@@ -361,6 +374,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 const LONGEST_HANDSHAKE: Duration = Duration::from_secs(10);
 /// The server in front bounds what the application has in flight; these bounds are above it.
 const MOST_REQUESTS: usize = 1 << 16;
+/// The same for a send buffer of the largest size.
+const MOST_IN_ORDER: usize = 1 << 20;
 const MOST_BYTES: u64 = 1 << 30;
 /// Bits of a session's generation that count connections; the rest is the event counter.
 const CONNECTION_BITS: u32 = 24;

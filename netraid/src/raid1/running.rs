@@ -5,18 +5,19 @@
 //! and taken up by the same loop, so that nothing is called recursively and many events share one lock and one send.
 
 mod orders;
+mod sequence;
+mod steps;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use nbd_protocol::command::{Answer, Command, Completion, Errno, Extent, Failure, Outcome};
 use nbd_server::device::{BlockDevice, Geometry};
 
 use crate::raid1::engine::{
-    DIGESTS, Effect, Engine, Event, OperationId, Progress, RequestId, Shape, Update,
+    DIGESTS, Effect, Engine, Event, OperationId, Order, Progress, RequestId, Shape, Update,
 };
 use crate::raid1::leg::{LegImage, Slot};
 use crate::raid1::link::Link;
@@ -27,6 +28,8 @@ struct Attached {
     link: Link,
     metadata: Mutex<Metadata>,
     data: u64,
+    /// What goes to a leg that keeps order.
+    sequence: Mutex<sequence::Sequence>,
 }
 
 /// What one look at the engine tells.
@@ -187,6 +190,7 @@ impl Mirror {
             link,
             metadata: Mutex::new(metadata),
             data,
+            sequence: Mutex::default(),
         }));
     }
 
@@ -289,12 +293,20 @@ impl Mirror {
                 operation,
                 slot,
                 command,
-            } => self.to_leg(operation, slot, command, touched),
+                order,
+            } => self.to_leg(operation, slot, order, command, touched),
             Effect::Metadata {
                 operation,
                 slot,
                 update,
+                order: None,
             } => self.to_metadata(operation, slot, &update),
+            Effect::Metadata {
+                operation,
+                slot,
+                update,
+                order: Some(order),
+            } => self.to_metadata_in_order(operation, slot, order, update, touched),
             Effect::Answer { request, outcome } => {
                 let completion = self.lock().requests.remove(&request);
                 if let Some(completion) = completion {
@@ -313,6 +325,7 @@ impl Mirror {
         self: &Arc<Self>,
         operation: OperationId,
         slot: Slot,
+        order: Option<Order>,
         command: Command,
         touched: &mut Vec<Link>,
     ) {
@@ -337,52 +350,18 @@ impl Mirror {
             };
             mirror.done(operation, outcome);
         });
-        attached
-            .link
-            .submit(shifted(command, attached.data), completion);
+        let command = shifted(command, attached.data);
+        match order {
+            None => attached.link.submit(command, completion),
+            Some(order) => {
+                let link = attached.link.clone();
+                let send = Box::new(move || link.submit(command, completion));
+                lock(&attached.sequence).send(order, send);
+            }
+        }
         if slot != self.local {
             touch(touched, &attached.link);
         }
-    }
-
-    /// Writes metadata step by step, each durable before the next.
-    fn to_metadata(self: &Arc<Self>, operation: OperationId, slot: Slot, update: &Update) {
-        let Some(attached) = self.attached(slot) else {
-            return self.done(
-                operation,
-                Err(Failure::new(Errno::EIO, "the leg is not connected")),
-            );
-        };
-        let writes = lock(&attached.metadata).writes(update, self.local);
-        match writes {
-            Ok(writes) => self.next_write(operation, attached.link.clone(), writes.into()),
-            Err(error) => self.done(operation, Err(Failure::new(Errno::EIO, error.to_string()))),
-        }
-    }
-
-    fn next_write(
-        self: &Arc<Self>,
-        operation: OperationId,
-        link: Link,
-        mut writes: VecDeque<(u64, Bytes)>,
-    ) {
-        let Some((offset, data)) = writes.pop_front() else {
-            return self.done(operation, Ok(Answer::Done));
-        };
-        let (mirror, then) = (Arc::clone(self), link.clone());
-        let completion = Completion::new(move |outcome| match outcome {
-            Ok(_) => mirror.next_write(operation, then, writes),
-            Err(failure) => mirror.done(operation, Err(failure)),
-        });
-        link.submit(
-            Command::Write {
-                offset,
-                data,
-                fua: true,
-            },
-            completion,
-        );
-        link.kick();
     }
 
     fn expel(&self, slot: Slot, reason: &str) {

@@ -89,6 +89,7 @@ fn changes(told: &Look, now: &Look) -> Vec<Event> {
                 state: Part::Out,
                 percent: None,
                 missing_bytes: 0,
+                behind_bytes: None,
                 ..node.clone()
             }));
         }
@@ -160,6 +161,7 @@ mod tests {
             state,
             percent,
             missing_bytes: 0,
+            behind_bytes: None,
             reason: None,
         }
     }

@@ -65,6 +65,7 @@ fn a_mirror_of_the_embedded_engine_is_driven_through_the_same_trait() {
         speed: Speed::default(),
         async_limit: None,
         compare: true,
+        streams: netraid::array::Streams::default(),
     };
     let array = backend.start(&start).unwrap();
     assert!(!in_sync(&*array));

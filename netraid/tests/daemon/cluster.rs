@@ -216,6 +216,11 @@ impl Cluster {
         }
     }
 
+    /// The data of the mirror that `from` sends to `to`; the daemons still hear of each other.
+    pub fn cut_data(&self, from: usize, to: usize, how: Cable) {
+        self.cables[&(from, to)][1].set(how);
+    }
+
     pub fn join(&self, one: usize, other: usize) {
         self.cut(one, other, Cable::Whole);
     }

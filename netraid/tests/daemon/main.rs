@@ -10,6 +10,7 @@
 )]
 
 mod application;
+mod asynchronous;
 mod cable;
 mod cluster;
 mod node;

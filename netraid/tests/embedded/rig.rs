@@ -92,6 +92,7 @@ impl Rig {
             speed,
             async_limit: None,
             compare: true,
+            streams: netraid::array::Streams::default(),
         };
         let array = self.backend(name).start(&start).unwrap();
         let watch = array.watch().unwrap();

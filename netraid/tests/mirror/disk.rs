@@ -1,4 +1,4 @@
-//! A disk that does as the test says: works, fails reads, fails writes, or keeps writes to itself.
+//! A disk that does as the test says: works, fails reads, fails writes, keeps writes to itself, or is no more.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
@@ -13,7 +13,9 @@ const HOLDS_WRITES: u8 = 3;
 
 /// A disk with a switch.
 pub struct Switched {
-    disk: SharedDevice,
+    /// `None` once its node has died.
+    disk: Mutex<Option<SharedDevice>>,
+    geometry: Geometry,
     mode: AtomicU8,
     held: Mutex<Vec<(Command, Completion)>>,
     /// Metadata lies in front of this; faults of data alone spare it.
@@ -23,7 +25,8 @@ pub struct Switched {
 impl Switched {
     pub fn new(disk: SharedDevice, data: u64) -> Arc<Switched> {
         Arc::new(Switched {
-            disk,
+            geometry: disk.geometry(),
+            disk: Mutex::new(Some(disk)),
             mode: AtomicU8::new(WORKS),
             held: Mutex::default(),
             data,
@@ -42,18 +45,31 @@ impl Switched {
         self.mode.store(HOLDS_WRITES, Ordering::SeqCst);
     }
 
+    /// Lets go of the disk, and answers nothing any more.
+    pub fn die(&self) {
+        *self.disk.lock().unwrap() = None;
+    }
+
+    fn give(&self, command: Command, completion: Completion) {
+        let disk = self.disk.lock().unwrap().clone();
+        match disk {
+            Some(disk) => disk.submit(command, completion),
+            None => std::mem::forget(completion),
+        }
+    }
+
     /// Works again, and does what it held back, late.
     pub fn work(&self) {
         self.mode.store(WORKS, Ordering::SeqCst);
         for (command, completion) in std::mem::take(&mut *self.held.lock().unwrap()) {
-            self.disk.submit(command, completion);
+            self.give(command, completion);
         }
     }
 }
 
 impl BlockDevice for Switched {
     fn geometry(&self) -> Geometry {
-        self.disk.geometry()
+        self.geometry.clone()
     }
 
     fn submit(&self, command: Command, completion: Completion) {
@@ -72,7 +88,7 @@ impl BlockDevice for Switched {
         if fails {
             completion.complete(Err(Failure::new(Errno::EIO, "the disk fails as told")));
         } else {
-            self.disk.submit(command, completion);
+            self.give(command, completion);
         }
     }
 }

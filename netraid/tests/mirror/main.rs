@@ -10,6 +10,7 @@
     reason = "nothing here is used from outside"
 )]
 
+mod asynchronous;
 mod digests;
 mod disk;
 mod faults;

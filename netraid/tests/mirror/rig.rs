@@ -270,6 +270,15 @@ impl Node {
         self.wait_for_state(slot, LegState::InSync);
     }
 
+    /// The node is gone from one moment to the next, with all that it was about to do.
+    pub fn die(self) {
+        self.disk.die();
+        self.keepers.stop();
+        if let Some(link) = self.mirror.link(Slot::new(1).unwrap()) {
+            link.abort();
+        }
+    }
+
     pub fn stop(self) {
         self.keepers.stop();
         let mirror = Arc::clone(&self.mirror);

@@ -59,6 +59,10 @@ pub struct Application {
     doubtful: Vec<bool>,
     pub acknowledged_writes: u64,
     next_number: u32,
+    /// For each write, what was acknowledged and what was durable when it was asked for.
+    before: Vec<(Vec<u32>, Vec<u32>)>,
+    /// The first write after the last loss of what was not flushed, wherever that was.
+    horizon: u32,
 }
 
 impl Application {
@@ -73,6 +77,8 @@ impl Application {
             doubtful: vec![false; blocks],
             acknowledged_writes: 0,
             next_number: 1,
+            horizon: 0,
+            before: vec![(vec![0; blocks], vec![0; blocks])],
         }
     }
 
@@ -150,6 +156,8 @@ impl Application {
     fn issue(&mut self, blocks: Range<usize>, zero: bool) -> u32 {
         let number = self.next_number;
         self.next_number += 1;
+        let floors = (0..self.acknowledged.len()).map(|block| self.floor(block));
+        self.before.push((floors.collect(), self.durable.clone()));
         for block in blocks {
             if zero {
                 self.zeroings[block].push(number)
@@ -284,6 +292,41 @@ impl Application {
     /// The mirror goes on from a leg that lost this block with a flush that failed.
     pub fn forget_volatile_block(&mut self, block: usize) {
         self.acknowledged[block] = self.durable[block];
+    }
+
+    /// The application goes on with a leg that may be of the past; says whether it is.
+    pub fn adopt(&mut self, cache: &[u32], stable: &[u32]) -> bool {
+        let mut past = false;
+        for block in 0..cache.len() {
+            let mut lower = |floor: u32, value: u32| match self.is_at_least(block, value, floor) {
+                true => floor,
+                false => {
+                    past = true;
+                    value
+                }
+            };
+            let acknowledged = lower(self.acknowledged[block], cache[block]);
+            let durable = lower(self.durable[block], stable[block]);
+            self.acknowledged[block] = acknowledged;
+            // Which zeroing a zero is of can't be told.
+            self.durable[block] = durable.min(acknowledged);
+        }
+        past
+    }
+
+    /// A disk lost what was not flushed.
+    pub fn something_was_lost(&mut self) {
+        self.horizon = self.next_number;
+    }
+
+    /// What was acknowledged, if nothing acknowledged was lost since, and what was durable, before the newest write in
+    /// `values` was asked for: a disk that has that write has those too, or it is nothing that ever was.
+    pub fn before_newest(&self, values: &[u32]) -> (Option<&[u32]>, &[u32]) {
+        let known = |number: &&u32| **number < self.next_number;
+        let newest = values.iter().filter(known).max().copied().unwrap_or(0);
+        let (acknowledged, durable) = &self.before[newest as usize];
+        let nothing_lost = newest >= self.horizon;
+        (nothing_lost.then_some(acknowledged.as_slice()), durable)
     }
 
     pub fn is_waiting_for(&self, request: RequestId) -> bool {

@@ -74,6 +74,9 @@ impl World {
             if self.connections[leg].is_none() || self.answering_state(leg) != LegState::InSync {
                 continue;
             }
+            if self.trails(leg) {
+                continue;
+            }
             let disk = &self.disks[leg];
             match learned {
                 Learned::Written {
@@ -107,6 +110,64 @@ impl World {
         }
     }
 
+    /// Whether the leg gets what was answered before it had it.
+    fn trails(&self, leg: usize) -> bool {
+        self.engine
+            .as_ref()
+            .is_some_and(|engine| engine.trails(slot(leg)))
+    }
+
+    /// A leg that is written asynchronously may lack what was answered last, until it is in sync in another way, or until
+    /// the engine that gave it up has written that down.
+    fn note_excuses(&mut self) {
+        let Some(engine) = &self.engine else { return };
+        let settled = engine.everything_is_durable() && engine.halted().is_none();
+        for leg in self.slots() {
+            let state = engine.state(slot(leg));
+            let waits = |flight: &crate::flights::Flight| {
+                flight.slot == leg && self.connections[leg] == Some(flight.connection)
+            };
+            if state == LegState::InSync && engine.trails(slot(leg)) {
+                self.excused[leg] = true;
+                self.tally.ahead += u64::from(engine.behind(slot(leg)).unwrap_or(0) > 0);
+            } else if state == LegState::InSync && !self.flights.iter().any(waits) {
+                self.excused[leg] = false;
+            } else if self.states[leg] == LegState::InSync && state == LegState::Absent {
+                self.cut_off[leg] = true;
+            }
+            if state != LegState::Absent {
+                self.cut_off[leg] = false;
+            } else if self.cut_off[leg] && settled {
+                self.excused[leg] = false;
+            }
+        }
+    }
+
+    /// A leg that calls itself consistent is a state that the source once had: with a write it has all that was answered
+    /// before that was asked for, and on stable storage all that was flushed.
+    fn check_images_were_states_once(&self) {
+        for leg in self.slots() {
+            let disk = &self.disks[leg];
+            if !disk.is_consistent() {
+                continue;
+            }
+            let (acknowledged, durable) = self.application.before_newest(&disk.cache);
+            for block in (0..self.blocks()).filter(|block| disk.has(*block)) {
+                let (cache, stable) = (disk.cache[block], disk.stable[block]);
+                let floor = acknowledged.map_or(0, |floors| floors[block]);
+                assert!(
+                    self.application.is_at_least(block, cache, floor),
+                    "leg {leg} was never so: block {block} holds {cache}, but {floor} came before its newest write"
+                );
+                let floor = durable[block];
+                assert!(
+                    self.application.is_at_least(block, stable, floor),
+                    "leg {leg} without power was never so: block {block} holds {stable}, but {floor} was flushed before its newest write"
+                );
+            }
+        }
+    }
+
     fn answering_state(&self, leg: usize) -> LegState {
         self.engine
             .as_ref()
@@ -133,12 +194,14 @@ impl World {
                 "leg {leg} went away without a reason"
             );
         }
+        self.note_excuses();
         self.states = states;
         self.check_in_sync_legs_are_equal();
         self.check_differences_are_marked();
         self.check_what_a_kernel_takes_for_clean();
         self.check_newest_legs_have_what_was_flushed();
         self.check_legs_that_are_copied_to_say_so();
+        self.check_images_were_states_once();
     }
 
     /// A leg that has received part of what it missed is of no time at all, and must not be taken for consistent if
@@ -214,7 +277,8 @@ impl World {
     /// flushed. (Two that were written without each other are for the administrator to judge.)
     fn check_newest_legs_have_what_was_flushed(&self) {
         for leg in self.slots() {
-            if !self.disks[leg].is_consistent() || !self.is_newer_than_all(leg) {
+            if self.excused[leg] || !self.disks[leg].is_consistent() || !self.is_newer_than_all(leg)
+            {
                 continue;
             }
             let what = format!("leg {leg}, which may be started,");

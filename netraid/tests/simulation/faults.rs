@@ -75,11 +75,15 @@ impl World {
         }
         // A new session fences the old ones: what they had queued is dropped. What had begun may still land, but the
         // server lets nothing overlap it; see `perform`. A disk on this node has nothing under way when it is reopened.
+        let mut ended = false;
         for mut flight in self.take_flights_to(leg) {
-            if flight.outcome.is_some() {
+            if flight.outcome.is_some() || ended || self.broken.contains(&flight.connection) {
                 continue;
             }
-            match self.random.below(3) {
+            let choice = self.random.below(3);
+            // Of what is kept in order one may have begun.
+            ended = flight.order.is_some() && choice != 1;
+            match choice {
                 0 if leg != self.source => self.flights.push(flight),
                 1 => self.perform(&mut flight),
                 _ => {}
@@ -226,6 +230,7 @@ impl World {
         self.disconnect(leg);
         self.disks[leg] = Disk::blank(self.room() as u64, self.shape, junk(leg));
         self.forgetful[leg] = false;
+        self.excused[leg] = false;
         self.tally.replacements += 1;
     }
 
@@ -368,6 +373,10 @@ impl World {
         self.run_until(|world| world.stopped, "stopped");
         if self.is_over() {
             return;
+        }
+        // A stop waits for legs that are written asynchronously.
+        for leg in self.in_sync() {
+            self.excused[leg] &= self.is_halted();
         }
         // A node whose own disk was expelled goes on through a target; its disk is behind from then on.
         let startable: Vec<usize> = self

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use nbd_protocol::command::{Answer, Command, Errno, Failure, Outcome};
-use netraid::raid1::engine::{DIGESTS, Event, OperationId};
+use netraid::raid1::engine::{DIGESTS, Event, OperationId, Order};
 use netraid::raid1::leg::{LegState, Slot};
 
 use crate::checks::tells_digests;
@@ -24,6 +24,8 @@ pub struct Flight {
     /// The connection that it came over; when that is gone, nobody hears of it any more.
     pub connection: u64,
     pub work: Work,
+    /// Its place, if the leg does what it gets in order.
+    pub order: Option<Order>,
     /// What it answers, once it was performed.
     pub outcome: Option<Outcome>,
     /// It never comes to an end by itself.
@@ -31,7 +33,7 @@ pub struct Flight {
 }
 
 impl World {
-    pub fn launch(&mut self, operation: OperationId, slot: Slot, work: Work) {
+    pub fn launch(&mut self, operation: OperationId, slot: Slot, order: Option<Order>, work: Work) {
         let slot = slot.number();
         assert!(
             !self.stopped,
@@ -40,8 +42,10 @@ impl World {
         let connection = self.connections[slot].expect("effects go to connected legs only");
         self.note(|| format!("  {operation:?} to leg {slot}: {work:?}"));
         if let Work::Data(command) = &work {
-            self.check_order(slot, connection, command);
-            self.check_bits(slot, command);
+            if order.is_none() {
+                self.check_order(slot, connection, command);
+                self.check_bits(slot, command);
+            }
             self.check_mark(slot, command);
         }
         let hangs = self.errors > 0 && self.random.chance(1);
@@ -50,6 +54,7 @@ impl World {
             slot,
             connection,
             work,
+            order,
             outcome: None,
             hangs,
         });
@@ -61,14 +66,22 @@ impl World {
             return;
         }
         let index = self.random.below(self.flights.len() as u64) as usize;
+        let index = self.first_in_order(index);
         if self.flights[index].hangs {
             return;
         }
         let mut flight = self.flights.swap_remove(index);
         let current = self.connections[flight.slot] == Some(flight.connection);
+        if flight.outcome.is_none() && self.broken.contains(&flight.connection) {
+            flight.outcome = Some(Err(simulated()));
+        }
         if flight.outcome.is_none() {
             let chance = self.chance_of_failure(&flight);
             let fails = self.errors > 0 && current && self.random.chance(chance);
+            let reads = matches!(flight.work, Work::Data(Command::Read { .. }));
+            if fails && flight.order.is_some() && !reads {
+                self.broken.insert(flight.connection);
+            }
             if fails && matches!(flight.work, Work::Data(Command::Flush)) {
                 self.fail_flush(flight);
                 return;
@@ -90,6 +103,24 @@ impl World {
         }
     }
 
+    /// What goes before the flight at `index` on its connection, if that is kept in order.
+    fn first_in_order(&self, index: usize) -> usize {
+        let flight = &self.flights[index];
+        if flight.order.is_none() || flight.outcome.is_some() {
+            return index;
+        }
+        let earlier = |other: &usize| {
+            let other = &self.flights[*other];
+            (other.slot, other.connection) == (flight.slot, flight.connection)
+                && other.order.is_some()
+                && other.outcome.is_none()
+        };
+        (0..self.flights.len())
+            .filter(earlier)
+            .min_by_key(|other| self.flights[*other].order)
+            .unwrap_or(index)
+    }
+
     /// In percent. The only leg in sync fails more often while another is in its last flush and calls itself consistent: a
     /// short moment that is hardly ever hit otherwise.
     fn chance_of_failure(&self, flight: &Flight) -> u64 {
@@ -106,6 +137,7 @@ impl World {
         flight.outcome = Some(Err(simulated()));
         let before = self.disks[leg].lost.clone();
         self.disks[leg].fail_flush(&mut self.random);
+        self.application.something_was_lost();
         // The last leg in sync is kept all the same. What it lost has to come to the application's ears.
         if self.in_sync() == [leg] {
             for (block, before) in before.into_iter().enumerate() {
@@ -152,6 +184,14 @@ impl World {
             operation: flight.operation,
             outcome,
         });
+        // A server that keeps order ends the connection on which it failed.
+        let leg = flight.slot;
+        if self.broken.contains(&flight.connection)
+            && self.connections[leg] == Some(flight.connection)
+            && !self.is_over()
+        {
+            self.lose(leg, "the stream has ended");
+        }
     }
 
     /// Does the work on the disk. An operation of an older connection that overlaps goes first: the server keeps
@@ -161,8 +201,9 @@ impl World {
             other.slot == flight.slot
                 && other.connection < flight.connection
                 && other.outcome.is_none()
-                && overlaps(&other.work, &flight.work)
+                && (other.order.is_some() || overlaps(&other.work, &flight.work))
         }) {
+            let index = self.first_in_order(index);
             let mut other = self.flights.swap_remove(index);
             self.perform(&mut other);
         }
@@ -178,6 +219,9 @@ impl World {
             for block in offset / BLOCK..(offset + length) / BLOCK {
                 self.note_parted(block as usize, LegState::Attaching);
             }
+        }
+        if let (Some(_), Work::Data(command)) = (flight.order, &flight.work) {
+            self.check_bits(flight.slot, command);
         }
         let disk = &mut self.disks[flight.slot];
         let answer = match &flight.work {
@@ -259,9 +303,11 @@ impl World {
         if self.connections[leg].take().is_none() {
             return;
         }
+        self.cut_streams_to(leg);
         for flight in &mut self.flights {
             if let Work::Metadata(steps) = &mut flight.work
                 && flight.slot == leg
+                && flight.order.is_none()
                 && flight.outcome.is_none()
             {
                 steps.truncate(self.random.below(steps.len() as u64 + 1) as usize);
@@ -269,35 +315,62 @@ impl World {
         }
     }
 
+    /// Of what was sent in order only a beginning has been received; metadata is sent step by step.
+    fn cut_streams_to(&mut self, leg: usize) {
+        let (mut streamed, rest): (Vec<Flight>, Vec<Flight>) = std::mem::take(&mut self.flights)
+            .into_iter()
+            .partition(|it| it.slot == leg && it.order.is_some() && it.outcome.is_none());
+        self.flights = rest;
+        streamed.sort_by_key(|flight| flight.order);
+        streamed.truncate(self.random.below(streamed.len() as u64 + 1) as usize);
+        if let Some(Work::Metadata(steps)) = streamed.last_mut().map(|last| &mut last.work) {
+            steps.truncate(self.random.below(steps.len() as u64 + 1) as usize);
+        }
+        self.flights.append(&mut streamed);
+    }
+
     /// What was on its way to the disk may be torn; what was in its cache may be lost.
     pub fn lose_power(&mut self, leg: usize) {
+        let mut ended = false;
         for flight in self.take_flights_to(leg) {
-            if flight.outcome.is_none() && self.random.chance(50) {
+            if flight.outcome.is_some() || ended {
+                continue;
+            }
+            ended = flight.order.is_some();
+            if self.random.chance(50) && !self.broken.contains(&flight.connection) {
                 self.tear(&flight);
             }
         }
         self.disks[leg].lose_power(&mut self.random);
         self.forgetful[leg] = true;
+        self.application.something_was_lost();
     }
 
     /// What was sent to a leg ends before anything else happens to it: done, done in part, or never.
     pub fn settle_flights_to(&mut self, leg: usize) {
+        let mut ended = false;
         for mut flight in self.take_flights_to(leg) {
-            if flight.outcome.is_none() {
-                match self.random.below(3) {
-                    0 => self.perform(&mut flight),
-                    1 => self.tear(&flight),
-                    _ => {}
-                }
+            if flight.outcome.is_some() || ended || self.broken.contains(&flight.connection) {
+                continue;
+            }
+            let choice = self.random.below(3);
+            // What came behind something that was not done, or not wholly, was not done either.
+            ended = flight.order.is_some() && choice > 0;
+            match choice {
+                0 => self.perform(&mut flight),
+                1 => self.tear(&flight),
+                _ => {}
             }
         }
     }
 
+    /// Those that are kept in order come in their order, the others before them.
     pub fn take_flights_to(&mut self, leg: usize) -> Vec<Flight> {
-        let (taken, kept) = std::mem::take(&mut self.flights)
+        let (mut taken, kept): (Vec<Flight>, Vec<Flight>) = std::mem::take(&mut self.flights)
             .into_iter()
             .partition(|flight| flight.slot == leg);
         self.flights = kept;
+        taken.sort_by_key(|flight| flight.order);
         taken
     }
 

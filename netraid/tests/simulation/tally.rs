@@ -27,6 +27,10 @@ tally! {
     acknowledged,
     crashes,
     failovers,
+    /// Starts from a leg that lacked what had been answered, as protocol A allows.
+    fallen_back,
+    /// Answers given while a leg in sync did not have everything yet.
+    ahead,
     /// Legs that became in sync.
     resyncs,
     /// Legs that were refused.

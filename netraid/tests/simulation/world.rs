@@ -1,8 +1,10 @@
 //! Nodes, disks and links around the engine: what it asks for is performed here, some day and perhaps in part.
 
+use std::collections::HashSet;
+
 use nbd_protocol::command::Outcome;
 use netraid::raid1::engine::{Effect, Engine, Event, IdSource, RequestId, Settings, Shape};
-use netraid::raid1::leg::{LegState, Slot};
+use netraid::raid1::leg::{LegState, Slot, SlotSet};
 
 use crate::application::Application;
 use crate::disk::{BLOCK, Disk, brief, steps};
@@ -38,6 +40,14 @@ pub struct World {
     /// For each leg that was equal to the only one in sync and is to be copied to again, the blocks in which it may differ
     /// although it got nothing since: that one failed to write them or lost them, or they were written there meanwhile.
     pub parted: Vec<Vec<bool>>,
+    /// Legs written asynchronously, when they are not the source's own.
+    pub asynchronous: SlotSet,
+    /// Legs that may lack what was answered and flushed last, as protocol A allows, although nobody wrote that down.
+    pub excused: Vec<bool>,
+    /// Legs that the engine that runs now has cut off while they were in sync.
+    pub cut_off: Vec<bool>,
+    /// Ordered connections that have failed something: nothing more is performed.
+    pub broken: HashSet<u64>,
     /// Events and operations so far: the moments at which the source can die.
     pub moments: u64,
     /// The moment at which everything stops, for the source to die.
@@ -67,7 +77,16 @@ impl World {
         // The first disk begins as zeroes: the application knows what it holds.
         disks[0] = Disk::blank(room, shape, 0);
         disks[0].format(Engine::create(shape, slot(0), &mut IdSource::new(seed)));
+        // Of three schedules one has legs that are written asynchronously, perhaps all.
+        let asynchronous = match seed % 3 {
+            0 => (0..slots).filter(|_| random.chance(60)).map(slot).collect(),
+            _ => SlotSet::EMPTY,
+        };
         let mut world = World {
+            asynchronous,
+            excused: vec![false; slots],
+            cut_off: vec![false; slots],
+            broken: HashSet::new(),
             random,
             trace,
             shape,
@@ -167,11 +186,27 @@ impl World {
             resync_window: 1 + self.random.below(4) as usize,
             resync_rate: [0, 0, 100][self.random.below(3) as usize],
             compare: self.random.chance(25),
+            asynchronous: self.asynchronous,
+            disconnect_above: [None, None, None, Some(1200), Some(3000)]
+                [self.random.below(5) as usize],
+            send_buffer: [0, 600, 1500, 6000, 1 << 20][self.random.below(5) as usize],
             ..Settings::default()
         };
         let ids = IdSource::new(self.random.next());
+        if std::mem::take(&mut self.excused[leg]) {
+            // What was answered last may never have come here.
+            let disk = &self.disks[leg];
+            if self.application.adopt(&disk.cache, &disk.stable) {
+                self.tally.fallen_back += 1;
+                self.application.something_was_lost();
+            }
+        }
+        self.cut_off.fill(false);
         let engine = Engine::assemble(self.shape, settings, slot(leg), image, ids, false)
             .expect("a leg that was in sync can be started");
+        if self.disks[leg].lost.contains(&true) || self.forgetful[leg] {
+            self.application.something_was_lost();
+        }
         if std::mem::take(&mut self.forgetful[leg]) {
             self.application.forget_volatile();
         }
@@ -232,12 +267,14 @@ impl World {
                 operation,
                 slot,
                 command,
-            } => self.launch(operation, slot, Work::Data(command)),
+                order,
+            } => self.launch(operation, slot, order, Work::Data(command)),
             Effect::Metadata {
                 operation,
                 slot,
                 update,
-            } => self.launch(operation, slot, Work::Metadata(steps(&update))),
+                order,
+            } => self.launch(operation, slot, order, Work::Metadata(steps(&update))),
             Effect::Answer { request, outcome } => self.answer(request, &outcome),
             Effect::Expel { slot, reason } => {
                 self.note(|| format!("{slot:?} is expelled: {reason}"));

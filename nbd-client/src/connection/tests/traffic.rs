@@ -133,6 +133,7 @@ fn what_the_server_does_not_offer_is_never_sent() {
         style: HeaderStyle::Simple,
         contexts: Vec::new(),
         fenced: false,
+        ordered: false,
         memory: None,
         name: None,
         description: None,

@@ -4,7 +4,7 @@ use crate::limit::MAX_PAYLOAD;
 use crate::number::{Opt, TransmissionFlags};
 use crate::option::{InfoReply, OptionReply};
 use crate::request::HeaderStyle;
-use crate::session::MEMORY_PREFIX;
+use crate::session::{MEMORY_PREFIX, ORDERED};
 
 use super::{
     ClientHandshake, ClientHandshakeError, ExportDescription, Goal, GrantedContext, ListedExport,
@@ -42,6 +42,8 @@ impl ClientHandshake {
                     .is_some_and(|session| session.to_string() == name)
                 {
                     self.outcome.fenced = true;
+                } else if name == ORDERED {
+                    self.outcome.ordered = self.wants.ordered;
                 } else if let Some(memory) = name.strip_prefix(MEMORY_PREFIX) {
                     self.outcome.memory = Some(memory.to_owned());
                 }

@@ -20,6 +20,8 @@ pub struct ClientWants {
     pub list_contexts: bool,
     /// Present this session before GO.
     pub session: Option<Session>,
+    /// Ask, with the session, that requests are done in order ([`crate::session::ORDERED`]).
+    pub ordered: bool,
     /// Send nothing but EXPORT_NAME, for servers that close on options that they do not know. Only with
     /// [`Goal::Go`]; everything else that is wanted is left out.
     pub conservative: bool,
@@ -35,6 +37,7 @@ impl ClientWants {
             contexts: Vec::new(),
             list_contexts: false,
             session: None,
+            ordered: false,
             conservative: false,
         }
     }
@@ -64,6 +67,8 @@ pub struct Outcome {
     pub available_contexts: Vec<String>,
     /// The server confirmed the session: it fences older ones.
     pub fenced: bool,
+    /// The server does what comes over this connection in order.
+    pub ordered: bool,
     /// What names the server's memory of writes that were not flushed, if it said so with the session.
     pub memory: Option<String>,
     /// The exports, if the goal was [`Goal::List`].

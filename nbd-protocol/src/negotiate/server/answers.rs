@@ -9,7 +9,7 @@ use super::{
 use crate::number::{Info, Opt, Rep, TransmissionFlags};
 use crate::option::{InfoReply, InfoRequest, MetaRequest, OptionReply};
 use crate::request::HeaderStyle;
-use crate::session::{MEMORY_PREFIX, Session};
+use crate::session::{MEMORY_PREFIX, ORDERED, Session};
 use crate::text;
 
 impl ServerHandshake {
@@ -49,12 +49,14 @@ impl ServerHandshake {
     fn transmission(&mut self, asked: String, export: ExportInfo) -> Progress {
         let contexts = self.contexts.take().filter(|(name, _)| *name == asked);
         let session = self.session.take().filter(|(name, _)| *name == asked);
+        let ordered = self.ordered.take().is_some_and(|name| name == asked);
         Progress::Transmission(Box::new(Negotiated {
             asked,
             export,
             style: self.style,
             contexts: contexts.map(|(_, contexts)| contexts).unwrap_or_default(),
             session: session.map(|(_, session)| session),
+            ordered,
             tls: self.tls,
         }))
     }
@@ -196,6 +198,12 @@ impl ServerHandshake {
             let reply = OptionReply::MetaContext { id: 0, name };
             send(Opt::LIST_META_CONTEXT, &reply, output);
         }
+        let ordered = queries.iter().any(|query| query == ORDERED);
+        if ordered {
+            let name = ORDERED.to_owned();
+            let reply = OptionReply::MetaContext { id: 0, name };
+            send(Opt::LIST_META_CONTEXT, &reply, output);
+        }
         let wanted = |name: &str| {
             let matches = |query: &String| {
                 query == name || (query.ends_with(':') && name.starts_with(query.as_str()))
@@ -210,6 +218,9 @@ impl ServerHandshake {
                 };
                 send(Opt::LIST_META_CONTEXT, &reply, output);
             }
+        }
+        if ordered {
+            self.ordered = Some(asked.clone());
         }
         if let Some(session) = presented {
             self.session = Some((asked, session));

@@ -165,6 +165,8 @@ pub struct Negotiated {
     pub contexts: Vec<SelectedContext>,
     /// The client's session, if it presented one for this export.
     pub session: Option<Session>,
+    /// Requests are to be done in the order in which they come ([`crate::session::ORDERED`]).
+    pub ordered: bool,
     /// Whether TLS protects the connection.
     pub tls: bool,
 }

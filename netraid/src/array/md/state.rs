@@ -189,6 +189,7 @@ fn leg_status(
         disk: disk.into(),
         reason,
         no_digests: None,
+        behind_bytes: None,
         missing_bytes: match member {
             Some(member) if recovering(member) => dirty,
             _ => 0,

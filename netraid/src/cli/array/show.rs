@@ -96,6 +96,9 @@ fn page(array: &ArrayStatus) -> String {
             show::plain(&leg.node),
             leg.status
         );
+        if let Some(bytes) = leg.behind_bytes {
+            page += &format!("  asynchronous, {} behind", show::size(bytes));
+        }
         if leg.missing_bytes > 0 {
             page += &format!("  misses {}", show::size(leg.missing_bytes));
         }

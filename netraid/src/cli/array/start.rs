@@ -57,6 +57,7 @@ pub(super) fn perform(order: &Start) -> Result<(), Exit> {
             async_limit,
         )?,
         compare: false,
+        streams: crate::array::Streams::default(),
     };
     let kernel = Kernel::new(order.common.machine()?);
     let array = kernel.start(&start)?;

@@ -2,6 +2,7 @@
 
 use super::Driver;
 use crate::api::document::{self, Reason};
+use crate::array::ArrayStatus;
 use crate::config::Handlers;
 use crate::mirror::explain::explain;
 use crate::mirror::generation::{Generation, SLOTS};
@@ -114,7 +115,7 @@ impl Driver {
                 data_corrupt: memory.data_corrupt,
             },
             refusal,
-            nodes: self.nodes_shown(),
+            nodes: self.nodes_shown(status),
             resync: status.and_then(|status| resync(&status.status)),
             notes: self.room_to_grow().into_iter().collect(),
             problems: [
@@ -135,7 +136,7 @@ impl Driver {
         }
     }
 
-    fn nodes_shown(&self) -> Vec<document::Node> {
+    fn nodes_shown(&self, status: Option<&ArrayStatus>) -> Vec<document::Node> {
         let explanations = explain(&self.machine, &self.names);
         let mut nodes = Vec::new();
         for (slot, name) in self.names.nodes.iter().enumerate() {
@@ -150,6 +151,10 @@ impl Driver {
                 true => None,
                 false => self.shared.failure(name),
             };
+            let behind = status.into_iter().flat_map(|status| &status.nodes);
+            let behind = behind
+                .filter(|leg| leg.node == *name)
+                .find_map(|leg| leg.behind_bytes);
             nodes.push(document::Node {
                 name: name.clone(),
                 slot: node.into(),
@@ -164,9 +169,14 @@ impl Driver {
                     Leg::Resyncing(percent) => Some(percent),
                     _ => None,
                 },
-                why: match explanation {
-                    Some(explanation) => explanation.why.clone(),
-                    None => format!("{name} is configured, and no node of the mirror yet"),
+                behind_bytes: behind,
+                why: match (explanation, behind) {
+                    (Some(explanation), Some(bytes)) => format!(
+                        "{}; it is written asynchronously and {bytes} bytes behind",
+                        explanation.why
+                    ),
+                    (Some(explanation), None) => explanation.why.clone(),
+                    (None, _) => format!("{name} is configured, and no node of the mirror yet"),
                 },
                 waits_for: explanation.and_then(|one| one.waits_for.clone()),
                 command: match (explanation, member) {

@@ -112,6 +112,7 @@ impl Engine {
                 to_copy: 0,
                 expelled: 0,
                 no_digests: None,
+                stream: stream::Stream::default(),
             })
             .collect();
         let mut engine = Engine {
@@ -144,6 +145,7 @@ impl Engine {
             next_operation: 0,
             unlaunched: VecDeque::new(),
             unanswered: Vec::new(),
+            crowded: Vec::new(),
             untold: None,
             halted: None,
             stopping: false,
@@ -289,6 +291,7 @@ impl Engine {
         });
         leg.to_copy = 0;
         leg.no_digests = None;
+        leg.stream.begin();
         leg.record = record;
         leg.state = LegState::Attaching;
         leg.needs_whole_bitmap = true;

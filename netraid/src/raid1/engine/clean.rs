@@ -15,6 +15,9 @@ pub(super) struct FlushJob {
     failure: Option<Failure>,
     /// A flush failed on the leg that has to have everything: what was written before is in doubt.
     doomed: bool,
+    /// Answered already; only legs that need not be waited for are still to flush.
+    pub(super) answered: bool,
+    places: stream::Places,
 }
 
 /// The cleaning cycle.
@@ -48,10 +51,19 @@ impl Engine {
             done: SlotSet::EMPTY,
             failure: None,
             doomed: false,
+            answered: false,
+            places: Vec::new(),
         };
         let job = self.new_job(Job::Flush(job));
         for slot in waiting.iter() {
             self.send(slot, Purpose::Job(job), Command::Flush, effects);
+            if self.is_ordered(slot)
+                && let Some(Job::Flush(flush)) = self.jobs.get_mut(&job)
+            {
+                flush
+                    .places
+                    .push((slot, self.legs[slot.number()].stream.end()));
+            }
         }
         self.finish_flush(job, effects);
     }
@@ -82,6 +94,7 @@ impl Engine {
             return;
         };
         if !flush.waiting.is_empty() {
+            self.answer_flush_early(job, effects);
             return;
         }
         let reached = !flush.doomed && !flush.done.and(self.in_sync()).is_empty();
@@ -90,6 +103,9 @@ impl Engine {
         };
         if flush.doomed {
             self.untold = None;
+        }
+        if flush.answered {
+            return;
         }
         if !reached {
             let failure = flush
@@ -108,6 +124,35 @@ impl Engine {
             }
             self.answer_when_durable(flush.request, effects);
         }
+    }
+
+    /// Answers a flush that only legs which need not be waited for still miss.
+    pub(super) fn answer_flush_early(&mut self, job: JobId, effects: &mut Vec<Effect>) {
+        let trailing = self.trailing();
+        let reached = self.in_sync().without(trailing);
+        let Some(Job::Flush(flush)) = self.jobs.get(&job) else {
+            return;
+        };
+        if flush.answered
+            || flush.doomed
+            || !flush.waiting.without(trailing).is_empty()
+            || flush.done.and(reached).is_empty()
+        {
+            return;
+        }
+        if !self.is_buffered(&flush.places, flush.waiting) {
+            self.crowded.push(job);
+            return;
+        }
+        let Some(Job::Flush(flush)) = self.jobs.get_mut(&job) else {
+            return;
+        };
+        flush.answered = true;
+        let request = flush.request;
+        if !self.dirty().is_empty() {
+            self.mint_if_needed();
+        }
+        self.answer_when_durable(request, effects);
     }
 
     /// A leg that fails a flush is expelled. The last leg in sync is kept, but it may have dropped what it could not
@@ -215,7 +260,7 @@ impl Engine {
             .is_empty();
         if !self.clean && !resyncing && self.intent.untouched() {
             self.clean = true;
-            self.superblock_changed();
+            self.clean_changed();
         }
     }
 
@@ -230,7 +275,7 @@ impl Engine {
         let flushing = |operation: &Operation| {
             matches!(
                 operation.purpose,
-                Purpose::CleanFlush | Purpose::FinishFlush
+                Purpose::CleanFlush | Purpose::FinishFlush | Purpose::Trailing
             )
         };
         let busy = !self.jobs.is_empty()
@@ -263,6 +308,6 @@ impl Engine {
             && !self
                 .operations
                 .values()
-                .any(|operation| operation.purpose == Purpose::Commit)
+                .any(|operation| matches!(operation.purpose, Purpose::Commit | Purpose::Trailing))
     }
 }

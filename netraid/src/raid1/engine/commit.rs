@@ -13,6 +13,8 @@ pub(super) struct CommitState {
     pub(super) durable: u64,
     /// No write may be answered before this version is durable.
     pub(super) answer_from: u64,
+    /// The last version that legs which are written asynchronously must have, too, before it counts as durable.
+    pub(super) weighty: u64,
     under_way: Option<UnderWay>,
     /// How often bits had to be written lately.
     pub(super) pace: Pace,
@@ -69,7 +71,7 @@ struct UnderWay {
     /// The legs that get it first.
     first: SlotSet,
     /// What the other legs get once those have it.
-    then: Vec<(Slot, Update)>,
+    then: Vec<(Slot, Purpose, Update)>,
 }
 
 impl Engine {
@@ -100,6 +102,10 @@ impl Engine {
             // The kernel takes a bitmap whose events are older than the superblock's for stale: keep them together.
             pages.insert(0);
         }
+        let unhurried = match self.commit.durable < self.commit.weighty {
+            true => SlotSet::EMPTY,
+            false => self.trailing(),
+        };
         let first = if superblock {
             self.first_to_hear()
         } else {
@@ -122,24 +128,29 @@ impl Engine {
                 superblock,
             };
             self.legs[slot.number()].needs_whole_bitmap = false;
+            let purpose = match unhurried.contains(slot) {
+                true => Purpose::Trailing,
+                false => Purpose::Commit,
+            };
             if first.contains(slot) {
-                self.send_metadata(slot, update, effects);
+                self.send_metadata(slot, purpose, update, effects);
             } else {
-                then.push((slot, update));
+                then.push((slot, purpose, update));
             }
         }
         let version = self.commit.version;
+        let waiting = attached.without(unhurried);
         let in_sync = if superblock {
-            self.in_sync()
+            self.in_sync().and(waiting)
         } else {
             SlotSet::EMPTY
         };
         self.commit.under_way = Some(UnderWay {
             version,
-            waiting: attached,
+            waiting,
             attaching: whole,
             in_sync,
-            first,
+            first: first.without(unhurried),
             then,
         });
     }
@@ -159,12 +170,20 @@ impl Engine {
         }
     }
 
-    fn send_metadata(&mut self, slot: Slot, update: Update, effects: &mut Vec<Effect>) {
-        let operation = self.operation(slot, Purpose::Commit);
+    fn send_metadata(
+        &mut self,
+        slot: Slot,
+        purpose: Purpose,
+        update: Update,
+        effects: &mut Vec<Effect>,
+    ) {
+        let weight = stream::Weight::of_update(&update);
+        let (operation, order) = self.operation(slot, purpose, weight);
         effects.push(Effect::Metadata {
             operation,
             slot,
             update,
+            order,
         });
     }
 
@@ -227,11 +246,27 @@ impl Engine {
         self.leg_has_metadata(slot, effects);
     }
 
+    /// A leg that the commit did not wait for has its metadata, or failed.
+    pub(super) fn trailing_metadata_done(
+        &mut self,
+        slot: Slot,
+        outcome: Outcome,
+        effects: &mut Vec<Effect>,
+    ) {
+        if let Err(failure) = outcome {
+            let reason = format!("its metadata can't be written: {}", failure.why);
+            if self.is_last_in_sync(slot) {
+                self.halt(format!("leg {slot}: {reason}"));
+            }
+            self.leg_failed(slot, reason, effects);
+        }
+    }
+
     /// A leg was expelled: the commit does not wait for it any longer.
     pub(super) fn forget_leg_in_commit(&mut self, slot: Slot, effects: &mut Vec<Effect>) {
         if let Some(under_way) = &mut self.commit.under_way {
             under_way.attaching.remove(slot);
-            under_way.then.retain(|(later, _)| *later != slot);
+            under_way.then.retain(|(later, _, _)| *later != slot);
         }
         self.leg_has_metadata(slot, effects);
     }
@@ -248,8 +283,8 @@ impl Engine {
         under_way.waiting.remove(slot);
         under_way.first.remove(slot);
         if under_way.first.is_empty() {
-            for (slot, update) in std::mem::take(&mut under_way.then) {
-                self.send_metadata(slot, update, effects);
+            for (slot, purpose, update) in std::mem::take(&mut under_way.then) {
+                self.send_metadata(slot, purpose, update, effects);
             }
         }
         self.finish_commit(effects);

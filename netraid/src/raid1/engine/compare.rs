@@ -138,14 +138,6 @@ impl Engine {
             leg.no_digests = Some(failure.why.to_string());
         }
     }
-
-    /// The leg to read from.
-    pub(super) fn best_of(&self, candidates: SlotSet) -> Option<Slot> {
-        match candidates.contains(self.local) {
-            true => Some(self.local),
-            false => candidates.iter().next(),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -43,7 +43,7 @@ impl Engine {
     pub(super) fn start_copy(&mut self, job: JobId, effects: &mut Vec<Effect>) {
         let in_sync = self.in_sync();
         let resyncing = self.slots_in(&[LegState::Resync]);
-        let source = self.best_of(in_sync);
+        let source = self.best_to_read(in_sync);
         let Some(Job::Copy(copy)) = self.jobs.get_mut(&job) else {
             return;
         };
@@ -103,7 +103,7 @@ impl Engine {
         copy.targets = copy.targets.and(resyncing);
         let candidates = in_sync.without(copy.tried);
         let ((offset, length), targets) = (copy.run, copy.targets);
-        let source = self.best_of(candidates);
+        let source = self.best_to_read(candidates);
         let (Some(source), Some(Job::Copy(copy))) = (
             source.filter(|_| !targets.is_empty()),
             self.jobs.get_mut(&job),

@@ -3,7 +3,8 @@
 use bytes::Bytes;
 use nbd_protocol::command::{Command, Outcome};
 
-use crate::raid1::leg::{LegImage, LegRecord, Slot, SuperState};
+use crate::raid1::engine::Order;
+use crate::raid1::leg::{LegImage, LegRecord, Slot, SlotSet, SuperState};
 
 /// Size and division of a mirror.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +58,13 @@ pub struct Settings {
     pub resync_least: u64,
     /// A resync compares legs by digests first and sends only what differs.
     pub compare: bool,
+    /// Remote legs that are written asynchronously (protocol A), over sessions that keep order.
+    pub asynchronous: SlotSet,
+    /// Most bytes on their way to each of them whose writes are answered already.
+    pub send_buffer: u64,
+    /// One of them in sync is expelled when more bytes than this are on their way to it; `None`: a full buffer makes writes
+    /// wait (`on-congestion`).
+    pub disconnect_above: Option<u64>,
 }
 
 impl Default for Settings {
@@ -70,6 +78,9 @@ impl Default for Settings {
             resync_rate: 0,
             resync_least: 0,
             compare: false,
+            asynchronous: SlotSet::EMPTY,
+            send_buffer: 10 << 20,
+            disconnect_above: None,
         }
     }
 }
@@ -197,6 +208,8 @@ pub enum Effect {
         slot: Slot,
         /// What to do.
         command: Command,
+        /// Its place in the leg's stream; `None` for a leg that may do what it gets in any order.
+        order: Option<Order>,
     },
     /// Write a leg's metadata durably and report [`Event::Done`].
     Metadata {
@@ -206,6 +219,8 @@ pub enum Effect {
         slot: Slot,
         /// What to write.
         update: Update,
+        /// As in [`Effect::Leg`].
+        order: Option<Order>,
     },
     /// Answer the application.
     Answer {

@@ -200,8 +200,7 @@ impl Engine {
         // Writes under way were sent under a membership that no longer holds. They may not be answered before the new
         // one, with a generation of its own, is durable: else a node that took over from the expelled leg would look
         // as new as we do, and what was acknowledged here alone would be overwritten.
-        if self.jobs.values().any(|job| matches!(job, Job::Write(_))) || !self.unanswered.is_empty()
-        {
+        if self.owes_a_generation() {
             self.mint_if_needed();
         }
         self.commit.answer_from = self.commit.version;
@@ -214,6 +213,9 @@ impl Engine {
             .filter(|(_, operation)| operation.slot == slot)
             .map(|(id, operation)| (*id, operation.purpose))
             .collect();
+        if let Some(leg) = self.leg_mut(slot) {
+            leg.stream.begin();
+        }
         for (id, purpose) in orphans {
             self.operations.remove(&id);
             if let Purpose::Job(job) = purpose {
@@ -221,6 +223,7 @@ impl Engine {
                 self.job_operation_done(job, slot, Err(failure), effects);
             }
         }
+        self.answer_crowded(effects);
     }
 
     /// Mints a new generation if the legs that receive writes are fewer than those that share the current one.
@@ -246,6 +249,13 @@ impl Engine {
 
     /// The superblocks and records on disk no longer say what is so.
     pub(super) fn superblock_changed(&mut self) {
+        self.commit.version += 1;
+        self.commit.weighty = self.commit.version;
+    }
+
+    /// "Clean" or "active" in the superblocks changed and nothing else: a leg that gets everything in order hears of it in
+    /// time anyway.
+    pub(super) fn clean_changed(&mut self) {
         self.commit.version += 1;
     }
 }

@@ -39,18 +39,16 @@ impl Engine {
             .filter_map(|(number, _)| Slot::new(number))
             .collect::<SlotSet>()
             .without(tried);
-        let best = if candidates.contains(self.local) {
-            Some(self.local)
-        } else {
-            candidates.iter().next()
-        };
-        let Some(slot) = best else {
-            let request = read.request;
+        let request = read.request;
+        let Some(slot) = self.best_to_read(candidates) else {
             self.jobs.remove(&job);
             effects.push(Effect::Answer {
                 request,
                 outcome: Err(failure),
             });
+            return;
+        };
+        let Some(Job::Read(read)) = self.jobs.get_mut(&job) else {
             return;
         };
         read.tried.insert(slot);

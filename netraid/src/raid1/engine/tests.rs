@@ -205,6 +205,7 @@ impl Bench {
                 operation,
                 slot,
                 update,
+                ..
             } => {
                 if outcome.is_ok() {
                     self.keep(slot.number(), update);

@@ -20,12 +20,15 @@ pub(super) struct WriteJob {
     failure: Option<Failure>,
     /// The last leg in sync failed it.
     refused: bool,
+    /// Answered already; only legs that need not be waited for are still to have it.
+    answered: bool,
+    places: stream::Places,
 }
 
 impl WriteJob {
     /// The last leg in sync may have lost it again.
     pub(super) fn doubt(&mut self, failure: &Failure) {
-        if !self.waiting.is_empty() {
+        if !self.waiting.is_empty() && !self.answered {
             self.refused = true;
             self.failure.get_or_insert_with(|| failure.clone());
         }
@@ -49,6 +52,8 @@ impl Engine {
             holding: false,
             failure: None,
             refused: false,
+            answered: false,
+            places: Vec::new(),
         }));
         self.admit(job, offset, length);
     }
@@ -85,7 +90,7 @@ impl Engine {
         }
         if self.clean {
             self.clean = false;
-            self.superblock_changed();
+            self.clean_changed();
         }
         self.mint_if_needed();
         let required = self.commit.version;
@@ -120,8 +125,19 @@ impl Engine {
         write.waiting = targets;
         // Remote legs first: the shell performs effects in order, and a local write may keep it for a while.
         let local = self.local;
+        let mut kept = None;
         for slot in targets.iter().filter(|slot| *slot != local) {
-            self.send(slot, Purpose::Job(job), command.clone(), effects);
+            if !self.is_ordered(slot) {
+                self.send(slot, Purpose::Job(job), command.clone(), effects);
+                continue;
+            }
+            let copy = kept.get_or_insert_with(|| stream::detached(&command));
+            self.send(slot, Purpose::Job(job), copy.clone(), effects);
+            if let Some(Job::Write(write)) = self.jobs.get_mut(&job) {
+                write
+                    .places
+                    .push((slot, self.legs[slot.number()].stream.end()));
+            }
         }
         if targets.contains(local) {
             self.send(local, Purpose::Job(job), command, effects);
@@ -129,6 +145,7 @@ impl Engine {
         if targets.is_empty() {
             self.finish_write(job, effects);
         }
+        self.disconnect_congested(targets, effects);
     }
 
     pub(super) fn write_operation_done(
@@ -159,6 +176,12 @@ impl Engine {
                     self.copy_again(&again);
                     if let Some(Job::Write(write)) = self.jobs.get_mut(&job) {
                         write.refused = true;
+                        if write.answered {
+                            // Nobody can be told any more.
+                            let why =
+                                format!("leg {slot}, the last in sync, failed what was answered");
+                            self.halt(why);
+                        }
                     }
                 }
             }
@@ -166,9 +189,42 @@ impl Engine {
         let Some(Job::Write(write)) = self.jobs.get_mut(&job) else {
             return;
         };
-        if write.waiting.remove(slot) && write.waiting.is_empty() {
-            self.finish_write(job, effects);
+        if !write.waiting.remove(slot) {
+            return;
         }
+        if write.waiting.is_empty() {
+            self.finish_write(job, effects);
+        } else {
+            self.answer_write_early(job, effects);
+        }
+    }
+
+    /// Answers a write that only legs which need not be waited for still miss. What overlaps it may follow: those legs
+    /// keep order.
+    pub(super) fn answer_write_early(&mut self, job: JobId, effects: &mut Vec<Effect>) {
+        let trailing = self.trailing();
+        let reached = self.in_sync().without(trailing);
+        let Some(Job::Write(write)) = self.jobs.get(&job) else {
+            return;
+        };
+        if write.answered
+            || write.refused
+            || !write.waiting.without(trailing).is_empty()
+            || write.done.and(reached).is_empty()
+        {
+            return;
+        }
+        if !self.is_buffered(&write.places, write.waiting) {
+            self.crowded.push(job);
+            return;
+        }
+        let Some(Job::Write(write)) = self.jobs.get_mut(&job) else {
+            return;
+        };
+        write.answered = true;
+        let (request, ticket) = (write.request, write.ticket.take());
+        self.release_range(ticket);
+        self.answer_when_durable(request, effects);
     }
 
     /// The write is over on every leg that it was sent to (perhaps none).
@@ -181,6 +237,9 @@ impl Engine {
                 .release(self.shape.chunks_of(write.offset, write.length));
         }
         self.release_range(write.ticket);
+        if write.answered {
+            return;
+        }
         if write.refused || write.done.and(self.in_sync()).is_empty() {
             let failure = write.failure.unwrap_or_else(|| {
                 let why = self

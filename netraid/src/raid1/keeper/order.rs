@@ -91,7 +91,7 @@ impl Keepers {
     fn connect_on_order(&self, slot: Slot, addition: &Addition) -> Result<Joined, OrderError> {
         let target = &addition.target;
         let link = self
-            .open_within(target, CONNECT)
+            .open_within(slot, target, CONNECT)
             .map_err(|why| OrderError::Failed(format!("{target} can't be reached: {why}")))?;
         if link.is_read_only() {
             return Err(refused(format!("{target} is read-only")));

@@ -18,6 +18,7 @@ fn any_wants() -> impl Strategy<Value = ClientWants> {
                 Vec::new()
             },
             list_contexts,
+            ordered: false,
             session: session.then_some(SESSION),
             conservative,
         },

@@ -63,9 +63,10 @@ pub(super) fn mirror(status: &Status, colour: bool) -> String {
 
 /// How far the resync of a leg is, or what it misses.
 fn progress(leg: &LegStatus, resync: Option<&ResyncStatus>) -> String {
-    let missing = match leg.missing_bytes {
-        0 => String::new(),
-        bytes => format!("{} missing", size(bytes)),
+    let missing = match (leg.missing_bytes, leg.behind_bytes) {
+        (0, None) => String::new(),
+        (0, Some(bytes)) => format!("asynchronous, {} behind", size(bytes)),
+        (bytes, _) => format!("{} missing", size(bytes)),
     };
     let Some(resync) =
         resync.filter(|_| leg.status == word::RESYNCING || leg.status == word::PAUSED)

@@ -14,6 +14,7 @@ fn leg(slot: usize, node: &str, status: &str, disk: &str) -> LegStatus {
         reason: None,
         missing_bytes: 0,
         no_digests: None,
+        behind_bytes: None,
     }
 }
 

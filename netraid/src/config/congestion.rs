@@ -1,0 +1,92 @@
+//! The send buffers of targets under protocol A, and what happens when one is full.
+
+use super::fields::Fields;
+use super::mirror::Backend;
+use super::problem::{Complaint, Problems};
+
+/// What is configured of them, in bytes.
+#[derive(Debug, Default)]
+pub(super) struct Congestion {
+    pub(super) send_buffer: Option<u64>,
+    /// With `on-congestion = "disconnect"`.
+    pub(super) disconnect_above: Option<u64>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Policy {
+    Block,
+    Disconnect,
+    PullAhead,
+}
+
+/// Bytes of a send buffer that is not configured.
+const SEND_BUFFER: u64 = 10 << 20;
+
+pub(super) fn read(
+    fields: &Fields<'_>,
+    backend: Option<Backend>,
+    problems: &mut Problems,
+) -> Congestion {
+    let size = fields.number::<u64>("sndbuf-size", 64 << 10..=256 << 20, problems);
+    let words = [
+        ("block", Policy::Block),
+        ("disconnect", Policy::Disconnect),
+        ("pull-ahead", Policy::PullAhead),
+    ];
+    let policy = fields.word("on-congestion", &words, problems);
+    let fill = fields.number::<u64>("congestion-fill", 64 << 10..=256 << 20, problems);
+    let mut congestion = Congestion {
+        send_buffer: size.as_ref().map(|at| at.value),
+        disconnect_above: None,
+    };
+    if backend == Some(Backend::Md) {
+        let places = [
+            ("sndbuf-size", size.map(|at| at.place)),
+            ("on-congestion", policy.map(|at| at.place)),
+            ("congestion-fill", fill.map(|at| at.place)),
+        ];
+        for (key, place) in places {
+            let what = format!(
+                "{key} has no meaning for the kernel's RAID1, which bounds writes, not bytes"
+            );
+            let instead = "set LKDR_ASYNC_LIMIT, or write backend = \"embedded\"";
+            if let Some(place) = place {
+                problems.note(&place, Complaint::new(what, instead));
+            }
+        }
+        return congestion;
+    }
+    let most = congestion.send_buffer.unwrap_or(SEND_BUFFER);
+    match &policy {
+        Some(at) if at.value == Policy::PullAhead => {
+            let what = "on-congestion \"pull-ahead\" is not built yet";
+            let instead =
+                "write \"block\", or \"disconnect\", after which only what is marked is copied";
+            problems.note(&at.place, Complaint::new(what, instead));
+        }
+        Some(at) if at.value == Policy::Disconnect => {
+            congestion.disconnect_above = Some(fill.as_ref().map_or(most, |fill| fill.value));
+        }
+        _ => {}
+    }
+    if let Some(fill) = &fill {
+        let disconnects = congestion.disconnect_above.is_some();
+        let complaint = match fill.value > most {
+            true => Some((
+                format!(
+                    "congestion-fill is more than the send buffer of {most} bytes, which is full before"
+                ),
+                "write at most the size of the send buffer, sndbuf-size",
+            )),
+            false if !disconnects => Some((
+                "congestion-fill has no meaning while writes wait for a full send buffer".into(),
+                "write on-congestion = \"disconnect\", or leave it out",
+            )),
+            false => None,
+        };
+        if let Some((what, instead)) = complaint {
+            problems.note(&fill.place, Complaint::new(what, instead));
+        }
+    }
+    congestion
+}

@@ -1,0 +1,58 @@
+//! Protocols of mirrors and of single targets.
+
+use super::*;
+
+#[test]
+fn targets_may_have_protocols_of_their_own() {
+    let text = |backend: &str| {
+        format!(
+            "tag = \"a\"\nnumber = 0\nbackend = \"{backend}\"\nprotocol = \"A\"\n\
+             [[nodes]]\nname = \"s1\"\naddress = \"10.0.0.1\"\ndisk = \"/dev/sdb1\"\n\
+             [[nodes]]\nname = \"s2\"\naddress = \"10.0.0.2\"\ndisk = \"/dev/sdb1\"\nprotocol = \"B\"\n\
+             [[nodes]]\nname = \"s3\"\naddress = \"10.0.0.3\"\ndisk = \"/dev/sdb1\"\n"
+        )
+    };
+    let config = read(&[("a.toml", &text("embedded"))]).unwrap();
+    let a = &config.mirrors[&Tag::new("a").unwrap()];
+    assert_eq!(a.streams().nodes, ["s1", "s3"]);
+    assert_eq!(a.streams().send_buffer, None);
+    let problem = read(&[("a.toml", &text("md"))]).unwrap_err().to_string();
+    assert!(
+        problem.contains("13:12: a node can't have a protocol of its own"),
+        "{problem}"
+    );
+}
+
+#[test]
+fn a_congested_target_is_waited_for_or_given_up() {
+    let with = |lines: &str| {
+        let text = format!(
+            "tag = \"a\"\nnumber = 0\nbackend = \"embedded\"\nprotocol = \"A\"\n{lines}{NODES}"
+        );
+        read(&[("a.toml", &text)])
+    };
+    let streams = |lines: &str| with(lines).unwrap().mirrors[&Tag::new("a").unwrap()].streams();
+    assert_eq!(streams("").disconnect_above, None);
+    assert_eq!(streams("on-congestion = 'block'").disconnect_above, None);
+    let given_up = streams("on-congestion = 'disconnect'\nsndbuf-size = 1048576");
+    assert_eq!(given_up.disconnect_above, Some(1 << 20));
+    let earlier = streams("on-congestion = 'disconnect'\ncongestion-fill = 65536");
+    assert_eq!(earlier.disconnect_above, Some(64 << 10));
+    for (lines, words) in [
+        (
+            "on-congestion = 'pull-ahead'",
+            "a.toml:5:17: on-congestion \"pull-ahead\" is not built yet; write \"block\", or",
+        ),
+        (
+            "congestion-fill = 65536",
+            "congestion-fill has no meaning while writes wait",
+        ),
+        (
+            "on-congestion = 'disconnect'\nsndbuf-size = 65536\ncongestion-fill = 65537",
+            "a.toml:7:19: congestion-fill is more than the send buffer of 65536 bytes",
+        ),
+    ] {
+        let problem = with(lines).unwrap_err().to_string();
+        assert!(problem.contains(words), "{problem}");
+    }
+}
