@@ -188,6 +188,9 @@ mistake 'l6 a read overtakes what is in the send buffer' \
     'let order = order.filter(|_| !matches!(command, Command::Read { .. })); effects.push(Effect::Leg {'
 mistake 'l7 the bits of a chunk reach a leg in any order' \
     $engine/commit.rs 'slot, update, order, });' 'slot, update, order: order.filter(|_| purpose != Purpose::Trailing), });'
+mistake 'l9 an answer that waits for a commit is given though who had all of it is gone' \
+    $engine/stream.rs 'self.commit.durable < self.commit.answer_from' \
+    'self.commit.durable < self.commit.answer_from && self.commit.version == 0'
 mistake 'l8 a leg that had not all of its buffer goes in the same generation' \
     $engine/stream.rs 'Job::Write(_) => true,' 'Job::Write(write) => !write.answered(),' \
     $engine/write.rs 'impl WriteJob {' 'impl WriteJob { pub(super) fn answered(&self) -> bool { self.answered }'

@@ -134,7 +134,7 @@ pub struct Engine {
     unlaunched: VecDeque<JobId>,
     /// Writes that are over but may not be answered before an expulsion is durable.
     unanswered: Vec<(RequestId, u64)>,
-    /// Jobs that only room in a send buffer is missing for to be answered.
+    /// Jobs that only legs which need not be waited for miss, but that wait for room in a send buffer or for a commit.
     crowded: Vec<JobId>,
     /// A flush failed on the last leg in sync, and no flush of the application has been answered with it yet.
     untold: Option<Failure>,

@@ -140,7 +140,11 @@ impl Engine {
         {
             return;
         }
-        if !self.is_buffered(&flush.places, flush.waiting) {
+        let buffered = self.is_buffered(&flush.places, flush.waiting);
+        if !self.dirty().is_empty() {
+            self.mint_if_needed();
+        }
+        if !buffered || self.must_hold_answers() {
             self.crowded.push(job);
             return;
         }
@@ -149,9 +153,6 @@ impl Engine {
         };
         flush.answered = true;
         let request = flush.request;
-        if !self.dirty().is_empty() {
-            self.mint_if_needed();
-        }
         self.answer_when_durable(request, effects);
     }
 

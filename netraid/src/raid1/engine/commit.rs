@@ -305,6 +305,7 @@ impl Engine {
             self.metadata_of_attaching_leg_written(slot);
         }
         self.answer_held_writes(effects);
+        self.answer_crowded(effects);
         self.launch_ready_writes(effects);
     }
 

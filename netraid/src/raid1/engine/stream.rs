@@ -171,7 +171,13 @@ impl Engine {
             })
     }
 
-    /// A stream went on: jobs that waited for room in its buffer may be answered.
+    /// Answers have to wait for an expulsion to be durable. Whoever has not everything yet may then be all that is left, so
+    /// a job that is not over on all legs is looked at again.
+    pub(super) fn must_hold_answers(&self) -> bool {
+        self.commit.durable < self.commit.answer_from
+    }
+
+    /// A stream went on, or a commit is durable: jobs that waited for that may be answered.
     pub(super) fn answer_crowded(&mut self, effects: &mut Vec<Effect>) {
         for job in std::mem::take(&mut self.crowded) {
             match self.jobs.get(&job) {

@@ -214,7 +214,7 @@ impl Engine {
         {
             return;
         }
-        if !self.is_buffered(&write.places, write.waiting) {
+        if !self.is_buffered(&write.places, write.waiting) || self.must_hold_answers() {
             self.crowded.push(job);
             return;
         }
