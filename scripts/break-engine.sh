@@ -164,34 +164,34 @@ mistake 'j2 what a failed flush lost is not copied again' \
 mistake 'j3 a flush that does not count any more may fail unnoticed' \
     $engine/clean.rs 'self.cleaning.under_way = None; }' \
     'self.cleaning.under_way = None; self.operations.retain(|_, operation| operation.purpose != Purpose::CleanFlush); }'
-mistake 'l1 what is in a send buffer leaves in any order' \
+mistake 'o1 what is in a send buffer leaves in any order' \
     netraid/src/raid1/engine.rs 'slot, command, order, });' \
     'slot, command, order: order.filter(|_| !matches!(purpose, Purpose::Job(_))), });'
-mistake 'l2 a bit is dropped although a leg has only received what it covers' \
+mistake 'o2 a bit is dropped although a leg has only received what it covers' \
     $engine/clean.rs 'let waiting = self .receiving() .iter()' \
     'let waiting = self.receiving().without(self.trailing()).iter()'
-mistake 'l3 a bit is dropped although what it covers was only answered' \
+mistake 'o3 a bit is dropped although what it covers was only answered' \
     $engine/clean.rs 'let waiting = self .receiving() .iter()' \
     'let waiting = self.receiving().without(self.trailing()).iter()' \
     $engine/write.rs 'write.answered = true; let (request, ticket)' \
     'write.answered = true; write.holding = false; let range = (write.offset, write.length); let chunks = self.shape.chunks_of(range.0, range.1); self.intent.release(chunks); let Some(Job::Write(write)) = self.jobs.get_mut(&job) else { return; }; let (request, ticket)'
-mistake 'l4 a flush is answered before the legs that are waited for have flushed' \
+mistake 'o4 a flush is answered before the legs that are waited for have flushed' \
     $engine/clean.rs '|| !flush.waiting.without(trailing).is_empty() || flush.done.and(reached).is_empty()' \
     '|| reached.is_empty()'
-mistake 'l5 a flush is no part of the stream' \
+mistake 'o5 a flush is no part of the stream' \
     $engine/clean.rs 'let waiting = self.slots_in(&[LegState::InSync, LegState::Finishing]);' \
     'let waiting = self.slots_in(&[LegState::InSync, LegState::Finishing]).without(self.trailing());'
-mistake 'l6 a read overtakes what is in the send buffer' \
+mistake 'o6 a read overtakes what is in the send buffer' \
     $engine/stream.rs 'if candidates.contains(self.local) { return Some(self.local); } let direct = candidates.without(self.settings.asynchronous);' \
     'let direct = candidates.and(self.settings.asynchronous);' \
     netraid/src/raid1/engine.rs 'effects.push(Effect::Leg {' \
     'let order = order.filter(|_| !matches!(command, Command::Read { .. })); effects.push(Effect::Leg {'
-mistake 'l7 the bits of a chunk reach a leg in any order' \
+mistake 'o7 the bits of a chunk reach a leg in any order' \
     $engine/commit.rs 'slot, update, order, });' 'slot, update, order: order.filter(|_| purpose != Purpose::Trailing), });'
-mistake 'l9 an answer that waits for a commit is given though who had all of it is gone' \
+mistake 'o8 an answer that waits for a commit is given though who had all of it is gone' \
     $engine/stream.rs 'self.commit.durable < self.commit.answer_from' \
     'self.commit.durable < self.commit.answer_from && self.commit.version == 0'
-mistake 'l8 a leg that had not all of its buffer goes in the same generation' \
+mistake 'o9 a leg that had not all of its buffer goes in the same generation' \
     $engine/stream.rs 'Job::Write(_) => true,' 'Job::Write(write) => !write.answered(),' \
     $engine/write.rs 'impl WriteJob {' 'impl WriteJob { pub(super) fn answered(&self) -> bool { self.answered }'
 mistake 'k  a stopped mirror still writes metadata' \

@@ -219,6 +219,8 @@ impl Answering {
                 "a request that keeps order failed"
             );
             export.abandon(&self.line);
+            // Its thread may be waiting for a client that has nothing more to ask.
+            self.line.socket.shut_down(std::net::Shutdown::Read);
         }
     }
 

@@ -139,30 +139,6 @@ fn what_is_written_wins_over_surroundings_and_these_over_defaults() {
 }
 
 #[test]
-fn a_mirror_behaves_as_it_and_the_parameters_say() {
-    let text = mirror("a", 0, &format!("protocol = \"A\"\n{NODES}"));
-    let parameters = "LKDR_CHUNK_SIZE=64\nLKDR_WAIT_FOR_PREVIOUS_SOURCE_TIMEOUT=5\nLKDR_NO_FULL_SYNC=1\n\
-        LKDR_CONNECT_NBD_DURING_RESTORE=False\nLKDR_WAIT_TO_RESYNC=False\n";
-    let config = read(&[("a.toml", &text), ("LK", parameters)]).unwrap();
-    let a = &config.mirrors[&Tag::new("a").unwrap()];
-    assert_eq!(a.chunk_bytes, 64 << 10);
-    let settings = a.settings("s2", &config.parameters).unwrap();
-    assert_eq!(settings.own.slot(), 1);
-    assert_eq!(settings.rules.protocol, decision::Protocol::Async);
-    assert_eq!(settings.wait, Wait::Seconds(5));
-    assert!(!settings.connect_during_restore && settings.no_full_sync);
-    assert!(!settings.wait_to_resync && settings.bitmap);
-    assert_eq!(a.settings("s3", &config.parameters), None);
-    assert_eq!(a.slot_of("s1").unwrap().slot(), 0);
-    assert_eq!(a.names().nodes, ["s1", "s2"]);
-    let none = mirror("a", 0, &format!("bitmap = \"none\"\nchunk = 1024\n{NODES}"));
-    let config = read(&[("a.toml", &none), ("LK", parameters)]).unwrap();
-    let a = &config.mirrors[&Tag::new("a").unwrap()];
-    assert_eq!(a.chunk_bytes, 1 << 20);
-    assert!(!a.settings("s1", &config.parameters).unwrap().bitmap);
-}
-
-#[test]
 fn each_mistake_in_a_file_has_its_line_column_reason_and_remedy() {
     let with = |line: &str| mirror("a", 0, &format!("{line}{NODES}"));
     let table = [
