@@ -110,7 +110,6 @@ pub struct Node {
     /// How much of its resync is done, in percent, while it is being resynced.
     pub percent: Option<u8>,
     /// Bytes that it does not have yet, while it is a target that is written asynchronously (protocol A).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub behind_bytes: Option<u64>,
     /// Why it is as it is: one sentence, without a full stop.
     pub why: String,

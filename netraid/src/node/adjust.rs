@@ -309,6 +309,14 @@ fn changes(
         was.protocol != is.protocol,
     );
     free(
+        "protocols of single nodes, from the next start on".into(),
+        was.protocol == is.protocol && differ(|was, is| was.protocol != is.protocol),
+    );
+    free(
+        "send buffers and congestion, from the next start on".into(),
+        (was.send_buffer, was.disconnect_above) != (is.send_buffer, is.disconnect_above),
+    );
+    free(
         format!(
             "policies for split brains: {}",
             match is.policies.to_string() {
