@@ -50,7 +50,7 @@ impl Backend for Embedded {
     fn start(&self, start: &Start) -> Result<Box<dyn Array>, ArrayError> {
         if let Some(limit) = start.async_limit {
             return Err(ArrayError::refused(format!(
-                "the embedded engine has no limit of {limit} writes on the way: name the targets that are not waited for \
+                "the embedded engine has no limit of {limit} writes on the way: name the asynchronous targets \
                  and the size of their send buffers"
             )));
         }

@@ -133,9 +133,14 @@ fn changes(told: &Look, now: &Look) -> Vec<Event> {
     events
 }
 
-/// Bytes that are still missing change all the time: they are told with the percentage.
+/// Bytes that are still missing change all the time: they are told with the percentage. Those that a target is behind are
+/// told when there are none any more, the first, and twice as many or half.
 fn differ(before: &NodeState, now: &NodeState) -> bool {
-    before.state != now.state || before.percent != now.percent || before.reason != now.reason
+    let magnitude = |node: &NodeState| node.behind_bytes.map(u64::leading_zeros);
+    before.state != now.state
+        || before.percent != now.percent
+        || before.reason != now.reason
+        || magnitude(before) != magnitude(now)
 }
 
 fn has_gone(stream: &UnixStream) -> bool {

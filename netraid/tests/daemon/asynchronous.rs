@@ -82,7 +82,7 @@ fn a_slow_cable_is_not_felt_until_the_send_buffer_is_full_and_then_costs_time_al
     link.run(Command::Flush, PATIENCE).unwrap();
     assert_eq!(entries(&link), 11, "the source reads what was answered");
     let mirror = server1.wait_for("the target is behind", |mirror| {
-        mirror.nodes[1].behind_bytes == Some(10 * BLOCK as u64)
+        mirror.nodes[1].behind_bytes >= Some(4 * BLOCK as u64)
     });
     assert!(
         mirror.nodes[1].why.contains("bytes behind"),
