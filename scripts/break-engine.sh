@@ -101,7 +101,7 @@ mistake 'a1 a bit is dropped after the first leg is flushed' \
     $engine/clean.rs 'if !cycle.waiting.remove(&flush) || !cycle.waiting.is_empty() {' \
     'if !cycle.waiting.remove(&flush) {'
 mistake 'a2 a bit is dropped although a leg still misses the chunk' \
-    $engine/clean.rs 'for leg in &self.legs { quiet.subtract(&leg.missing); }' ''
+    $engine/clean.rs 'quiet.subtract(&leg.missing);' ''
 mistake 'a3 a bit is dropped although a leg is away' \
     $engine/clean.rs 'if !self.complete() { quiet.clear(); }' '' \
     $engine/clean.rs 'if self.complete() && self.intent.drop_bits' 'if self.intent.drop_bits'
@@ -196,6 +196,24 @@ mistake 'o9 a leg that had not all of its buffer goes in the same generation' \
     $engine/write.rs 'impl WriteJob {' 'impl WriteJob { pub(super) fn answered(&self) -> bool { self.answered }'
 mistake 'k  a stopped mirror still writes metadata' \
     netraid/src/raid1/engine.rs 'if self.stopped { return refuse(event, effects); }' ''
+mistake 'l1 blocks are taken for equal although their digests differ' \
+    $engine/compare.rs 'if one.status != other.status {' 'if one.status > other.status {'
+mistake 'l2 blocks of which no digest was told are taken for equal' \
+    $engine/compare.rs 'if at < end { runs.push((at, end - at)); }' ''
+mistake 'l3 a leg that told no digests is taken for equal' \
+    $engine/compare.rs '_ => return vec![piece],' '_ => {}'
+mistake 'l4 only the first run that differs is copied' \
+    $engine/copy.rs '(copy.run, copy.runs) = (run, runs);' '(copy.run, copy.runs) = (run, Vec::new());'
+mistake 'm1 a verify compares without holding its range' \
+    $engine/verify.rs 'self.admit(job, piece.0, piece.1);' 'self.admit(job, piece.0, 0);'
+mistake 'm2 a verify leaves out every other piece' \
+    $engine/verify.rs 'verify.next = end;' 'verify.next = end + most;'
+mistake 'm3 the mark of a difference is dropped like others' \
+    $engine/clean.rs 'quiet.subtract(&leg.suspect);' ''
+mistake 'm4 a difference is told before its mark is durable' \
+    $engine/verify.rs 'let marked = durable >= verify.required || halted;' 'let marked = verify.required <= u64::MAX || durable > 0 || halted;'
+mistake 'm5 a difference is told and not marked' \
+    $engine/verify.rs 'self.intent.merge(&chunks);' ''
 
 [ "$tried" -gt 0 ] || fail "no mistake is called ${wanted[*]}"
 echo "$((tried - missed)) of $tried mistakes caught"

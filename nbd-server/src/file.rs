@@ -110,6 +110,8 @@ impl FileDevice {
         let inner = Arc::clone(&self.inner);
         let rest = move || {
             let outcome = inner.read_rest(&mut buffer, done, offset);
+            // Whoever hears of the end may open the file for itself.
+            drop(inner);
             completion.complete(outcome.map(|()| Answer::Data(buffer.freeze())));
         };
         if inline {
@@ -130,7 +132,11 @@ impl FileDevice {
             completion.complete(self.inner.watch(|| work(&self.inner)));
         } else {
             let inner = Arc::clone(&self.inner);
-            self.workers.run(move || completion.complete(work(&inner)));
+            self.workers.run(move || {
+                let outcome = work(&inner);
+                drop(inner);
+                completion.complete(outcome);
+            });
         }
     }
 }
@@ -239,7 +245,9 @@ impl BlockDevice for FileDevice {
                 let inner = Arc::clone(&self.inner);
                 self.digesters.run(move || {
                     let size = inner.size();
-                    completion.complete(digest::extents(&inner.file, size, offset, length, one));
+                    let outcome = digest::extents(&inner.file, size, offset, length, one);
+                    drop(inner);
+                    completion.complete(outcome);
                 });
             }
             Command::BlockStatus { .. } => {

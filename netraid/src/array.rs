@@ -76,6 +76,19 @@ pub trait Array {
     /// If the mirror does not take it.
     fn set_speed(&self, speed: Speed) -> Result<(), ArrayError>;
 
+    /// Begins to compare legs in sync with the source's, while the mirror is in use; its status tells of it. What differs is
+    /// marked in the bitmap, durably.
+    ///
+    /// # Errors
+    /// [`ArrayError::Refused`] if one is under way, no leg that was named is in sync, or the backend has none.
+    fn verify(&self, request: &VerifyRequest) -> Result<(), ArrayError>;
+
+    /// Stops the verify that is under way; what was found stays found.
+    ///
+    /// # Errors
+    /// If the mirror does not take it.
+    fn stop_verify(&self) -> Result<(), ArrayError>;
+
     /// Becomes larger while it is in service, with this node's leg alone: no other may be in it. Returns when this leg says so
     /// durably, and everything that is new is marked in its bitmap. The disk has grown already.
     ///
@@ -164,6 +177,22 @@ pub struct Added {
     pub merged_bytes: u64,
     /// Bytes that were marked when the resync began, the merged ones included.
     pub dirty_bytes: u64,
+}
+
+/// What to verify, as [`Array::verify`] takes it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VerifyRequest {
+    /// The nodes whose legs are to be compared; all that are in sync if none is named.
+    pub nodes: Vec<String>,
+    /// First byte.
+    pub start: u64,
+    /// Behind the last byte; `None` for the mirror's end.
+    pub stop: Option<u64>,
+    /// Most bytes a second; 0 for no bound.
+    pub rate: u64,
+    /// Have what differs copied from the source.
+    pub repair: bool,
 }
 
 /// Bounds of a resync's speed, in KiB a second: `LKDR_SPEED_LIMIT` and `LKDR_SPEED_LIMIT_MIN`. `None` leaves it.

@@ -15,6 +15,7 @@ pub mod mirror_action;
 pub mod mirror_resize;
 pub mod mirror_status;
 pub mod netraidd;
+mod online_verify;
 mod orders;
 pub mod program;
 mod quickstart;
@@ -63,6 +64,7 @@ enum Command {
     Resolve(orders::Resolve),
     ShowGi(show_gi::Arguments),
     Adjust(adjust::Arguments),
+    Verify(online_verify::Arguments),
     Resize(orders::Resize),
     VerifyConfig(verify::Arguments),
     Report(report::Arguments),
@@ -89,6 +91,7 @@ fn perform(command: Command) -> Result<(), Exit> {
         Command::Pause(order) => order.perform(),
         Command::Resume(order) => order.perform(),
         Command::FullResync(order) => order.perform(),
+        Command::Verify(order) => order.perform(),
         Command::Resolve(order) => order.perform(),
         Command::ShowGi(arguments) => show_gi::perform(&arguments),
         Command::Adjust(arguments) => adjust::perform(&arguments),

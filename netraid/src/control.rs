@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::array::{Added, ArrayStatus};
+use crate::array::{Added, ArrayStatus, VerifyRequest};
 use crate::status::Status;
 
 /// Bound of one line of either side.
@@ -92,6 +92,10 @@ pub enum Order {
         /// Not slower for the sake of the application.
         least: Option<u32>,
     },
+    /// Compare legs in sync with the source's.
+    Verify(VerifyRequest),
+    /// Stop the verify that is under way.
+    StopVerify,
     /// Become larger, with the own leg alone.
     Grow {
         /// Bytes of the mirror.

@@ -1,11 +1,13 @@
 //! Makes the status document of a running mirror.
 
 use crate::array::NodeState;
-use crate::raid1::engine::{Engine, Progress};
+use crate::raid1::engine::{Engine, Progress, Verify};
 use crate::raid1::keeper::Keepers;
 use crate::raid1::leg::{LegState, Slot};
-use crate::raid1::running::Mirror;
-use crate::status::{LegStatus, ResyncStatus, SCHEMA, Status, word};
+use crate::raid1::running::{Mirror, VerifyTimes};
+use crate::status::{
+    LegStatus, ResyncStatus, SCHEMA, Status, VerifyDifference, VerifyStatus, word,
+};
 
 /// The status of `mirror`, whose local leg is at `disk`.
 pub fn status(
@@ -41,6 +43,9 @@ pub fn status(
                 .collect(),
             resync: engine.progress().map(|progress| resync(&progress)),
             last_resync: view.last_resync.clone(),
+            verify: engine
+                .verify()
+                .map(|verify| verify_status(verify, view.verify_times, view.verifies, &node)),
         }
     })
 }
@@ -87,6 +92,7 @@ fn leg(slot: Slot, node: String, disk: &str, engine: &Engine, keepers: &Keepers)
         disk: disk_state.into(),
         reason,
         missing_bytes: engine.missing(slot),
+        differing_bytes: engine.suspect(slot),
         no_digests: engine.no_digests(slot).map(str::to_owned),
         behind_bytes: engine.behind(slot).filter(|_| state != LegState::Absent),
     }
@@ -113,6 +119,56 @@ fn resync(progress: &Progress) -> ResyncStatus {
         speed,
         time_left_ms: progress.left.saturating_mul(1000).checked_div(speed),
         paused: progress.paused,
+    }
+}
+
+fn verify_status(
+    verify: &Verify,
+    times: VerifyTimes,
+    number: u64,
+    node: &impl Fn(Slot) -> String,
+) -> VerifyStatus {
+    let order = &verify.order;
+    let whole = order.stop.saturating_sub(order.start);
+    let differences = verify.differences.iter().map(|of| VerifyDifference {
+        node: node(of.slot),
+        offset: of.offset,
+        length: of.length,
+    });
+    VerifyStatus {
+        number,
+        state: match &verify.ended {
+            None => "running",
+            Some(Ok(())) => "done",
+            Some(Err(_)) => "interrupted",
+        }
+        .into(),
+        why: match &verify.ended {
+            Some(Err(why)) => Some(why.clone()),
+            _ => None,
+        },
+        targets: order.targets.iter().map(node).collect(),
+        start: order.start,
+        stop: order.stop,
+        position: verify.position,
+        checked: verify.checked,
+        percent: match whole {
+            0 => 100.0,
+            _ => verify.checked as f64 * 100.0 / whole as f64,
+        },
+        speed: verify
+            .checked
+            .saturating_mul(1000)
+            .checked_div(verify.elapsed)
+            .unwrap_or(0),
+        rate: order.rate,
+        differing: verify.differing,
+        differences: differences.collect(),
+        more_differences: verify.more,
+        repair: order.repair,
+        began_ms: times.began,
+        ended_ms: times.ended,
+        elapsed_ms: verify.elapsed,
     }
 }
 

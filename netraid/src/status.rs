@@ -46,6 +46,9 @@ pub struct Status {
     pub resync: Option<ResyncStatus>,
     /// The last resync that ended.
     pub last_resync: Option<ResyncEnd>,
+    /// The verify under way, or the last one since the mirror was started.
+    #[serde(default)]
+    pub verify: Option<VerifyStatus>,
 }
 
 /// One leg of a mirror.
@@ -73,6 +76,9 @@ pub struct LegStatus {
     /// Bytes of writes that it does not have yet, if it is written asynchronously (protocol A).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub behind_bytes: Option<u64>,
+    /// Bytes under marks that a verify made because the leg differs there, until they are copied.
+    #[serde(default)]
+    pub differing_bytes: u64,
 }
 
 /// The status words shown to people.
@@ -116,6 +122,76 @@ pub struct ResyncStatus {
     pub time_left_ms: Option<u64>,
     /// Somebody stopped it for now.
     pub paused: bool,
+}
+
+/// A verify under way, or the last one.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct VerifyStatus {
+    /// How many were begun since the mirror was started, this one included.
+    pub number: u64,
+    /// `running`, `done` or `interrupted`.
+    pub state: String,
+    /// Why it did not get to its end.
+    pub why: Option<String>,
+    /// The nodes whose legs are compared with the source's.
+    pub targets: Vec<String>,
+    /// First byte.
+    pub start: u64,
+    /// Behind the last byte.
+    pub stop: u64,
+    /// Everything from `start` up to here was compared.
+    pub position: u64,
+    /// Bytes compared.
+    pub checked: u64,
+    /// 0 to 100.
+    pub percent: f64,
+    /// Bytes a second, since it began.
+    pub speed: u64,
+    /// Most bytes a second; 0 for no bound.
+    pub rate: u64,
+    /// Bytes that differ, in whole units of 4096, counted once a target.
+    pub differing: u64,
+    /// Where.
+    pub differences: Vec<VerifyDifference>,
+    /// There are more than are listed.
+    pub more_differences: bool,
+    /// What differs is copied from the source in the end.
+    pub repair: bool,
+    /// When it began: milliseconds since 1970 by the clock of the node that answers.
+    pub began_ms: u64,
+    /// When it ended.
+    pub ended_ms: Option<u64>,
+    /// How long it has taken.
+    pub elapsed_ms: u64,
+}
+
+/// Bytes that a target has differently from the source.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct VerifyDifference {
+    /// Whose leg.
+    pub node: String,
+    /// First byte.
+    pub offset: u64,
+    /// Number of bytes.
+    pub length: u64,
+}
+
+impl VerifyStatus {
+    /// In one sentence, without a full stop.
+    pub fn sentence(&self) -> String {
+        let with = self.targets.join(", ");
+        let checked = format!("{} bytes were compared with {with}", self.checked);
+        let found = match (self.differing, self.repair) {
+            (0, _) => "and all are equal".into(),
+            (bytes, false) => format!("and {bytes} of them differ"),
+            (bytes, true) => format!("and {bytes} of them differed and are copied from the source"),
+        };
+        match &self.why {
+            None if self.state == "running" => format!("{checked} so far, {found}"),
+            None => format!("{checked}, {found}"),
+            Some(why) => format!("{checked}, {found}; it was interrupted: {why}"),
+        }
+    }
 }
 
 /// A resync that ended.

@@ -59,6 +59,9 @@ pub struct Mirror {
     pub nodes: Vec<Node>,
     /// The resync under way.
     pub resync: Option<Resync>,
+    /// The verify under way, or the last one since the mirror was put in service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verify: Option<crate::status::VerifyStatus>,
     /// What somebody should know or mend: sentences.
     pub problems: Vec<String>,
     /// What somebody may like to know, with nothing to mend: sentences.
@@ -254,6 +257,26 @@ pub enum Order {
         #[serde(default)]
         force: bool,
     },
+    /// `netraid verify TAG`: compare targets in sync with the source, on the source.
+    Verify {
+        /// The targets; all that are in sync if none is named.
+        #[serde(default)]
+        targets: Vec<String>,
+        /// First byte.
+        #[serde(default)]
+        start: u64,
+        /// Behind the last byte; the mirror's end if `None`.
+        #[serde(default)]
+        stop: Option<u64>,
+        /// Most bytes a second, 0 for no bound; `verify-rate` of the configuration if `None`.
+        #[serde(default)]
+        rate: Option<u64>,
+        /// Copy what differs from the source.
+        #[serde(default)]
+        repair: bool,
+    },
+    /// `netraid verify TAG --cancel`.
+    StopVerify,
     /// `netraid delete TAG`: forget what this node remembers of the mirror. The data stays on the disk.
     Delete,
 }

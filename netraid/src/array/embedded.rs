@@ -16,7 +16,9 @@ use std::time::{Duration, Instant};
 
 use super::disk::{Access, Disk};
 use super::leg::Leg;
-use super::{Added, Array, ArrayError, ArrayStatus, Backend, NewLeg, Speed, Start, Watch};
+use super::{
+    Added, Array, ArrayError, ArrayStatus, Backend, NewLeg, Speed, Start, VerifyRequest, Watch,
+};
 use crate::control::{self, ControlError, Order, Request, Told};
 use watch::EmbeddedWatch;
 
@@ -290,6 +292,15 @@ impl Array for EmbeddedArray {
     fn set_speed(&self, speed: Speed) -> Result<(), ArrayError> {
         let Speed { most, least } = speed;
         self.order(&Order::Speed { most, least }, ANSWER).map(drop)
+    }
+
+    fn verify(&self, request: &VerifyRequest) -> Result<(), ArrayError> {
+        let order = Order::Verify(request.clone());
+        self.order(&order, ANSWER).map(drop)
+    }
+
+    fn stop_verify(&self) -> Result<(), ArrayError> {
+        self.order(&Order::StopVerify, ANSWER).map(drop)
     }
 
     fn grow(&self, size: u64) -> Result<(), ArrayError> {

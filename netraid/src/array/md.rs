@@ -37,7 +37,9 @@ use std::time::{Duration, Instant};
 
 use super::disk::{Access, Disk};
 use super::leg::Leg;
-use super::{Added, Array, ArrayError, ArrayStatus, Backend, NewLeg, Speed, Start, Watch};
+use super::{
+    Added, Array, ArrayError, ArrayStatus, Backend, NewLeg, Speed, Start, VerifyRequest, Watch,
+};
 use command::Order;
 use step::Step;
 use sysfs::{Member, View};
@@ -419,6 +421,24 @@ impl Array for MdArray {
 
     fn set_speed(&self, speed: Speed) -> Result<(), ArrayError> {
         self.machine.perform_all(&self.speed_steps(speed))
+    }
+
+    fn verify(&self, _: &VerifyRequest) -> Result<(), ArrayError> {
+        Err(ArrayError::refused_with(
+            format!(
+                "mirror {} is the kernel's, whose check moves all data and does not say what differs (md(4), mismatch_cnt)",
+                self.tag
+            ),
+            "use backend = \"embedded\"; or echo check > /sys/block/mdN/md/sync_action, and read mismatch_cnt there",
+        ))
+    }
+
+    fn stop_verify(&self) -> Result<(), ArrayError> {
+        let why = format!(
+            "mirror {} is the kernel's, and no verify is under way",
+            self.tag
+        );
+        Err(ArrayError::refused(why))
     }
 
     /// It could, but a file system on it that was enlarged afterwards has been seen to hang (Linux 6.1, ext4).

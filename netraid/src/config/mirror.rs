@@ -98,6 +98,8 @@ pub struct MirrorConfig {
     pub send_buffer: Option<u64>,
     /// A target under protocol A is given up when more bytes are on the way to it; `None`: writes wait.
     pub disconnect_above: Option<u64>,
+    /// `verify-rate`: most bytes a second that a verify reads of each leg; 0 for no bound.
+    pub verify_rate: u64,
     /// 1 to 8 nodes; a node's place in the list is its slot. One alone is a mirror that is not extended yet.
     pub nodes: Vec<NodeConfig>,
 }
@@ -182,6 +184,9 @@ impl MirrorConfig {
     }
 }
 
+/// Bytes a second unless configured: a disk of this century has several times that, and 1 TiB takes three hours.
+const VERIFY_RATE: u64 = 100 << 20;
+
 const KEYS: &[Key] = &[
     Key {
         name: "tag",
@@ -226,6 +231,10 @@ const KEYS: &[Key] = &[
     Key {
         name: "csums-alg",
         example: "csums-alg = \"blake3\"",
+    },
+    Key {
+        name: "verify-rate",
+        example: "verify-rate = 102400",
     },
     Key {
         name: "nodes",
@@ -284,6 +293,7 @@ pub(super) struct Draft {
     policies: Policies,
     handlers: Handlers,
     compare: Option<bool>,
+    verify_rate: Option<u64>,
 }
 
 pub(super) struct DraftNode {
@@ -329,6 +339,14 @@ pub(super) fn read(source: &Source, problems: &mut Problems) -> Option<Draft> {
         );
         problems.note(&compare.place, complaint);
     }
+    let verify_rate = fields.number::<u32>("verify-rate", 0..=i64::from(u32::MAX), problems);
+    if let (Some(Backend::Md), Some(rate)) = (backend, &verify_rate) {
+        let complaint = Complaint::new(
+            "verify is not built for backend \"md\"",
+            "write backend = \"embedded\", or leave verify-rate out",
+        );
+        problems.note(&rate.place, complaint);
+    }
     let device = match (fields.has("device"), backend) {
         (true, _) => fields.path("device", problems),
         // The folder of names that mdadm keeps.
@@ -363,6 +381,7 @@ pub(super) fn read(source: &Source, problems: &mut Problems) -> Option<Draft> {
         policies,
         handlers,
         compare: compare.map(|at| at.value),
+        verify_rate: verify_rate.map(|at| u64::from(at.value) << 10),
     })
 }
 
@@ -521,6 +540,7 @@ impl Draft {
             bitmap: self.bitmap.unwrap_or(true),
             policies: self.policies,
             handlers: self.handlers,
+            verify_rate: self.verify_rate.unwrap_or(VERIFY_RATE),
             compare: self.compare.unwrap_or(self.backend? == Backend::Embedded),
             nodes: nodes?,
         })

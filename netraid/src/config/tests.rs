@@ -146,7 +146,7 @@ fn each_mistake_in_a_file_has_its_line_column_reason_and_remedy() {
         (
             "colour = 1",
             "4:1: unknown key \"colour\"; known here are tag, number, backend, device, protocol, sndbuf-size, \
-             on-congestion, congestion-fill, chunk, bitmap, csums-alg, nodes, \
+             on-congestion, congestion-fill, chunk, bitmap, csums-alg, verify-rate, nodes, \
              after-sb-0pri, after-sb-1pri, after-sb-2pri, rr-conflict, always-asbp, handlers",
         ),
         (
@@ -194,6 +194,10 @@ fn each_mistake_in_a_file_has_its_line_column_reason_and_remedy() {
             "csums-alg = \"blake3\"",
             "4:13: csums-alg \"blake3\" is not built for backend \"md\": the kernel copies all that its bitmap marks; \
              write backend = \"embedded\", or leave csums-alg out",
+        ),
+        (
+            "verify-rate = 1024",
+            "4:15: verify is not built for backend \"md\"; write backend = \"embedded\", or leave verify-rate out",
         ),
         (
             "csums-alg = \"md5\"",

@@ -333,6 +333,7 @@ fn plan(
         async_limit: asynchronous.then_some(async_limit),
         compare: mirror.compare,
         streams: mirror.streams(),
+        verify_rate: mirror.verify_rate,
         chunk: mirror.bitmap.then_some(mirror.chunk_bytes),
     })
 }

@@ -20,6 +20,7 @@ mod questions;
 mod resize;
 mod show;
 mod thread;
+mod verify;
 
 use array::Bell;
 pub(in crate::node) use array::STACK;

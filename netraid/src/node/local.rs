@@ -22,7 +22,8 @@ use crate::array::disk::{Access, Disk};
 use crate::array::leg::{Leg, LegError, generations};
 use crate::array::resize::{self, LegRoom};
 use crate::array::{
-    Added, Array, ArrayError, ArrayStatus, Backend, NewLeg, Part, Speed, Start, Watch,
+    Added, Array, ArrayError, ArrayStatus, Backend, NewLeg, Part, Speed, Start, VerifyRequest,
+    Watch,
 };
 use crate::mirror::generation::{Extent, Generations};
 use crate::mirror::node::{NodeId, NodeSet};
@@ -55,6 +56,8 @@ pub struct Plan {
     pub compare: bool,
     /// Legs that are written in order without being waited for.
     pub streams: crate::array::Streams,
+    /// Most bytes a second that a verify reads of each leg; 0 for no bound.
+    pub verify_rate: u64,
     /// Bytes under one bit of the bitmap; `None` for no bitmap.
     pub chunk: Option<u32>,
 }
@@ -235,6 +238,19 @@ impl Local {
     /// Whether the array ran when it was last looked at.
     pub fn is_running(&self) -> bool {
         self.array.is_some()
+    }
+
+    /// Begins to verify the array's legs, or stops that (`None`).
+    ///
+    /// # Errors
+    /// See [`Array::verify`].
+    pub fn verify(&mut self, request: Option<VerifyRequest>) -> Result<(), ArrayError> {
+        let not_running = || ArrayError::refused("the array is not running");
+        let array = self.array.as_ref().ok_or_else(not_running)?;
+        match request {
+            Some(request) => array.verify(&request),
+            None => array.stop_verify(),
+        }
     }
 
     /// Starts the array from the own leg alone.

@@ -20,6 +20,7 @@ mod membership;
 mod read;
 mod resync;
 mod stream;
+mod verify;
 mod write;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -39,6 +40,7 @@ pub use interface::{
 };
 pub use resync::{Progress, Totals};
 pub use stream::Order;
+pub use verify::{Difference, MOST_DIFFERENCES, Verify, VerifyOrder};
 
 #[derive(Debug)]
 struct Leg {
@@ -65,6 +67,8 @@ struct Leg {
     no_digests: Option<String>,
     /// What is on its way to it, if it gets everything in order.
     stream: stream::Stream,
+    /// Chunks that a verify found to differ, until it is resynced: their bits stay.
+    suspect: crate::raid1::chunks::ChunkSet,
 }
 
 type JobId = u64;
@@ -75,6 +79,7 @@ enum Job {
     Read(read::ReadJob),
     Flush(clean::FlushJob),
     Copy(copy::CopyJob),
+    Check(verify::CheckJob),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,6 +129,9 @@ pub struct Engine {
     commit: commit::CommitState,
     cleaning: clean::Cleaning,
     resync: resync::Resync,
+    verify: Option<verify::Verify>,
+    /// Why the last order to verify was not taken.
+    verify_refused: Option<String>,
     ranges: RangeLock<(), JobId>,
     jobs: HashMap<JobId, Job>,
     runnable: VecDeque<JobId>,
@@ -164,6 +172,8 @@ impl Engine {
             Event::Lost { slot, reason } => self.lost(slot, reason, effects),
             Event::Tick => self.tick(effects),
             Event::PauseResync(paused) => self.resync.paused = paused,
+            Event::Verify(order) => self.begin_verify(order),
+            Event::StopVerify(why) => self.interrupt_verify(why),
             Event::Stop => self.stopping = true,
         }
         self.settle(effects);
@@ -296,6 +306,7 @@ impl Engine {
             Some(Job::Read(_)) => self.read_operation_done(job, slot, outcome, effects),
             Some(Job::Flush(_)) => self.flush_operation_done(job, slot, outcome, effects),
             Some(Job::Copy(_)) => self.copy_operation_done(job, slot, outcome, effects),
+            Some(Job::Check(_)) => self.check_operation_done(job, slot, outcome, effects),
             None => {}
         }
     }
@@ -308,6 +319,7 @@ impl Engine {
         self.proceed_growth();
         self.start_runnable(effects);
         self.pump_resync(effects);
+        self.pump_verify(effects);
         self.proceed_stop(effects);
         self.start_commit(effects);
     }
@@ -318,6 +330,7 @@ impl Engine {
             match self.jobs.get(&job) {
                 Some(Job::Write(_)) => self.prepare_write(job, effects),
                 Some(Job::Copy(_)) => self.start_copy(job, effects),
+                Some(Job::Check(_)) => self.start_check(job, effects),
                 _ => {}
             }
         }
@@ -416,6 +429,7 @@ impl Engine {
             match self.jobs.get_mut(&job) {
                 Some(Job::Write(write)) => write.ticket = Some(ticket),
                 Some(Job::Copy(copy)) => copy.ticket = Some(ticket),
+                Some(Job::Check(check)) => check.ticket = Some(ticket),
                 _ => continue,
             }
             self.runnable.push_back(job);
@@ -466,6 +480,8 @@ fn refuse(event: Event, effects: &mut Vec<Effect>) {
         | Event::Grow { .. }
         | Event::Tick
         | Event::PauseResync(_)
+        | Event::Verify(_)
+        | Event::StopVerify(_)
         | Event::Stop => {}
     }
 }

@@ -7,6 +7,7 @@
 mod orders;
 mod sequence;
 mod steps;
+mod verifying;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
@@ -22,6 +23,7 @@ use crate::raid1::engine::{
 use crate::raid1::leg::{LegImage, Slot};
 use crate::raid1::link::Link;
 use crate::raid1::metadata::Metadata;
+pub use verifying::VerifyTimes;
 
 /// One attached leg.
 struct Attached {
@@ -38,6 +40,10 @@ pub struct View<'a> {
     pub engine: &'a Engine,
     /// The last resync that ended.
     pub last_resync: Option<crate::status::ResyncEnd>,
+    /// When the last verify was.
+    pub verify_times: VerifyTimes,
+    /// How many were begun.
+    pub verifies: u64,
 }
 
 struct Core {
@@ -48,6 +54,8 @@ struct Core {
     resync: Option<Progress>,
     resyncs: u64,
     last_resync: Option<crate::status::ResyncEnd>,
+    verify_times: VerifyTimes,
+    verifies: u64,
     stopped: bool,
     /// Counts the changes that somebody may wait for.
     changes: u64,
@@ -82,6 +90,8 @@ impl Mirror {
             resync: None,
             resyncs: 0,
             last_resync: None,
+            verify_times: VerifyTimes::default(),
+            verifies: 0,
             stopped: false,
             changes: 0,
         };
@@ -172,6 +182,8 @@ impl Mirror {
         look(View {
             engine: &core.engine,
             last_resync: core.last_resync.clone(),
+            verify_times: core.verify_times,
+            verifies: core.verifies,
         })
     }
 
@@ -253,6 +265,7 @@ impl Mirror {
             core.engine.handle(event, now, effects);
         }
         core.notice_end_of_resync();
+        core.notice_end_of_verify();
         if core.engine.stamp() != before {
             core.changes += 1;
             self.changed.notify_all();

@@ -14,12 +14,12 @@ use nix::unistd::Pid;
 use serde::Serialize;
 
 use super::{lock, unknown_node, watch};
-use crate::array::{Added, ArrayStatus};
+use crate::array::{Added, ArrayStatus, VerifyRequest};
 use crate::control::{MAX_LINE, Order, Request, Response, Told};
-use crate::raid1::engine::{Joined, Terms};
+use crate::raid1::engine::{Joined, Terms, VerifyOrder};
 use crate::raid1::keeper::order::{Addition, OrderError};
 use crate::raid1::keeper::{ExtendError, Keepers};
-use crate::raid1::leg::Slot;
+use crate::raid1::leg::{Slot, SlotSet};
 use crate::raid1::running::Mirror;
 use crate::report;
 
@@ -158,6 +158,11 @@ impl Answerer {
                 Ok(Told::Done)
             }
             Order::Grow { size } => self.keepers.grow(size).map(|()| Told::Done),
+            Order::Verify(request) => self.verify(&request),
+            Order::StopVerify => {
+                self.mirror.stop_verify("somebody stopped it".into());
+                Ok(Told::Done)
+            }
             Order::Stop => self.stop(),
         };
         match done {
@@ -195,6 +200,22 @@ impl Answerer {
             ));
         }
         self.keepers.remove(slot).map(|()| Told::Done)
+    }
+
+    fn verify(&self, request: &VerifyRequest) -> Result<Told, OrderError> {
+        let mut targets = SlotSet::EMPTY;
+        for node in &request.nodes {
+            targets.insert(self.slot_of(node)?);
+        }
+        let order = VerifyOrder {
+            targets,
+            start: request.start,
+            stop: request.stop.unwrap_or(u64::MAX),
+            rate: request.rate,
+            repair: request.repair,
+        };
+        self.mirror.verify(order).map_err(refused)?;
+        Ok(Told::Done)
     }
 
     fn stop(&self) -> Result<Told, OrderError> {

@@ -169,6 +169,7 @@ pub(crate) fn data() -> Mirrors {
                     "server3 is configured, and no node of the mirror yet",
                 ),
             ],
+            verify: None,
             resync: Some(Resync {
                 copied: 32 << 20,
                 left: 256 << 20,

@@ -37,4 +37,5 @@ mod strangers;
 mod thin;
 mod three_nodes;
 mod two_nodes;
+mod verify;
 mod waiting;

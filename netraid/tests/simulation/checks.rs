@@ -84,7 +84,10 @@ impl World {
                     number,
                     fua,
                 } => {
-                    for block in blocks.clone() {
+                    for block in blocks
+                        .clone()
+                        .filter(|block| !self.is_rotten(&[leg], *block))
+                    {
                         let what = format!("leg {leg} at an acknowledgement");
                         let value = disk.cache[block];
                         self.application
@@ -99,6 +102,9 @@ impl World {
                 }
                 Learned::Flushed(floor) => {
                     for (block, floor) in floor.iter().enumerate().take(self.blocks()) {
+                        if self.is_rotten(&[leg], block) {
+                            continue;
+                        }
                         let what = format!("leg {leg}'s stable storage after a flush");
                         let value = disk.stable[block];
                         self.application
@@ -245,7 +251,9 @@ impl World {
             let (one, two) = (&self.disks[first].cache, &self.disks[other].cache);
             for block in 0..self.blocks() {
                 assert!(
-                    one[block] == two[block] || self.is_being_written(block),
+                    one[block] == two[block]
+                        || self.is_being_written(block)
+                        || self.is_rotten(&[first, other], block),
                     "legs {first} and {other} are in sync, but block {block} holds {} and {}",
                     one[block],
                     two[block]
@@ -283,6 +291,9 @@ impl World {
             }
             let what = format!("leg {leg}, which may be started,");
             for (block, value) in self.disks[leg].stable.iter().enumerate() {
+                if self.is_rotten(&[leg], block) {
+                    continue;
+                }
                 let floor = self.application.durable_floor(block);
                 if !self.disks[leg].has(block) {
                     assert_eq!(floor, 0, "{what} ends before block {block}");
@@ -332,7 +343,8 @@ impl World {
             {
                 let value = first.stable[block];
                 assert!(
-                    disk.cache[block] == value && disk.stable[block] == value,
+                    disk.cache[block] == value && disk.stable[block] == value
+                        || self.is_rotten(&[0, leg], block),
                     "a kernel would take the array for clean, but block {block} may differ on leg {leg}"
                 );
             }
@@ -350,7 +362,11 @@ impl World {
             return;
         }
         // What only one of them has counts as different when they meet.
-        for block in (0..self.room()).filter(|block| a.has(*block) && b.has(*block)) {
+        let judged = |block: &usize| !self.is_rotten(&[one, two], *block);
+        for block in (0..self.room())
+            .filter(|block| a.has(*block) && b.has(*block))
+            .filter(judged)
+        {
             let equal = a.cache[block] == b.cache[block]
                 && a.stable[block] == a.cache[block]
                 && b.stable[block] == b.cache[block];

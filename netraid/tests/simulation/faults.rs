@@ -24,9 +24,11 @@ impl World {
             188..=189 => self.cut_a_link(),
             190..=191 => self.target_loses_power(),
             192..=195 => self.crash_source(),
+            196 if self.random.chance(60) => self.verify(),
             196 => self.pause(),
             197 => self.replace_a_disk(),
             198 if self.random.chance(40) => self.grow(),
+            198 if self.random.chance(60) => self.verify(),
             198 => self.pause(),
             _ => self.stop_and_start(),
         }

@@ -33,6 +33,7 @@ mod random;
 mod runner;
 mod schedule;
 mod tally;
+mod verify;
 mod world;
 
 use std::time::Instant;
@@ -88,6 +89,8 @@ fn expect_enough(schedules: u64, total: &Tally) {
         ("refusals", total.refusals),
         ("growths", total.growths),
         ("digests", total.digests),
+        ("verifies", total.verifies),
+        ("rotten blocks", total.rot),
     ] {
         assert!(count * 20 > schedules, "too few {what}: {count}");
     }

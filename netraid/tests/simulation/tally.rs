@@ -46,6 +46,10 @@ tally! {
     stops,
     /// Mirrors that became larger.
     growths,
+    /// Verifies that came to an end.
+    verifies,
+    /// Rotten blocks that they found.
+    rot,
     /// Ranges of which a leg told digests.
     digests,
     /// Mirrors that could take no writes any more.

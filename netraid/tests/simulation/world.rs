@@ -48,6 +48,8 @@ pub struct World {
     pub cut_off: Vec<bool>,
     /// Ordered connections that have failed something: nothing more is performed.
     pub broken: HashSet<u64>,
+    /// The leg and the block that rots at this moment.
+    pub rotten: Option<(usize, usize)>,
     /// Events and operations so far: the moments at which the source can die.
     pub moments: u64,
     /// The moment at which everything stops, for the source to die.
@@ -106,6 +108,7 @@ impl World {
             forgetful: vec![false; slots],
             written_to: vec![false; slots],
             parted: vec![vec![false; room as usize]; slots],
+            rotten: None,
             moments: 0,
             last_moment,
         };

@@ -94,6 +94,7 @@ fn document(tag: &str, dev: &Path, view: &View, leg: &Leg, local: Option<usize>)
         legs: legs.collect(),
         resync,
         last_resync: None,
+        verify: None,
     };
     let percent = status.resync.as_ref().map(|resync| resync.percent as u8);
     let nodes = status.legs.iter().map(|leg| NodeState::of(leg, percent));
@@ -190,6 +191,7 @@ fn leg_status(
         reason,
         no_digests: None,
         behind_bytes: None,
+        differing_bytes: 0,
         missing_bytes: match member {
             Some(member) if recovering(member) => dirty,
             _ => 0,

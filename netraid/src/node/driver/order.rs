@@ -6,6 +6,7 @@ use tokio::sync::oneshot;
 
 use super::{Broken, Driver, perform};
 use crate::api::document::{Answer, Order, Outcome};
+use crate::array::VerifyRequest;
 use crate::mirror::action::{Action, Flag};
 use crate::mirror::event::{Boot, Event};
 use crate::mirror::generation::Generation;
@@ -64,6 +65,23 @@ impl Driver {
             Order::Resize { size, force } => return self.resize(*size, *force, dry_run),
             Order::Tentative => return self.tentative(),
             Order::ShowGi => return self.show_gi(),
+            Order::Verify {
+                targets,
+                start,
+                stop,
+                rate,
+                repair,
+            } => {
+                let request = VerifyRequest {
+                    nodes: targets.clone(),
+                    start: *start,
+                    stop: *stop,
+                    rate: rate.unwrap_or(self.local.plan().verify_rate),
+                    repair: *repair,
+                };
+                return self.verify(Some(request), dry_run);
+            }
+            Order::StopVerify => return self.verify(None, dry_run),
             Order::Restore => Event::Restore,
             Order::Remove => Event::Remove,
             Order::QuickCheck => Event::QuickCheck,

@@ -10,6 +10,7 @@ use crate::mirror::machine::{Leg, Service};
 use crate::mirror::node::NodeId;
 use crate::node::local::resync;
 use crate::node::shared::Envelope;
+use crate::status::Status;
 
 /// What is shown of the configuration.
 #[derive(Clone, Debug)]
@@ -117,6 +118,7 @@ impl Driver {
             refusal,
             nodes: self.nodes_shown(status),
             resync: status.and_then(|status| resync(&status.status)),
+            verify: status.and_then(|status| status.status.verify.clone()),
             notes: self.room_to_grow().into_iter().collect(),
             problems: [
                 &self.problems.flags,
@@ -130,10 +132,27 @@ impl Driver {
             .chain(
                 status
                     .iter()
+                    .flat_map(|status| self.differing(&status.status)),
+            )
+            .chain(
+                status
+                    .iter()
                     .filter_map(|status| status.status.halted.clone()),
             )
             .collect(),
         }
+    }
+
+    /// Targets that a verify found to differ, and what makes them equal.
+    fn differing(&self, status: &Status) -> Vec<String> {
+        let legs = status.legs.iter().filter(|leg| leg.differing_bytes > 0);
+        legs.map(|leg| {
+            format!(
+                "{} differs from the source in blocks that are marked ({} bytes): netraid verify {} --repair copies them",
+                leg.node, leg.differing_bytes, self.names.tag
+            )
+        })
+        .collect()
     }
 
     fn nodes_shown(&self, status: Option<&ArrayStatus>) -> Vec<document::Node> {

@@ -113,6 +113,7 @@ impl Engine {
                 expelled: 0,
                 no_digests: None,
                 stream: stream::Stream::default(),
+                suspect: ChunkSet::empty(chunks),
             })
             .collect();
         let mut engine = Engine {
@@ -137,6 +138,8 @@ impl Engine {
             commit: commit::CommitState::default(),
             cleaning: clean::Cleaning::default(),
             resync: resync::Resync::default(),
+            verify: None,
+            verify_refused: None,
             ranges: RangeLock::new(),
             jobs: HashMap::new(),
             runnable: VecDeque::new(),

@@ -178,7 +178,7 @@ impl Engine {
                     flush.failure.get_or_insert_with(|| failure.clone());
                 }
                 Job::Write(write) => write.doubt(&failure),
-                Job::Read(_) | Job::Copy(_) => {}
+                Job::Read(_) | Job::Copy(_) | Job::Check(_) => {}
             }
         }
         for (request, _) in std::mem::take(&mut self.unanswered) {
@@ -209,8 +209,10 @@ impl Engine {
         }
         for leg in &self.legs {
             quiet.subtract(&leg.missing);
+            quiet.subtract(&leg.suspect);
         }
-        if quiet.is_empty() && (self.clean || !self.intent.untouched()) {
+        let cleaner = !self.clean && self.intent.untouched() && !self.has_suspects();
+        if quiet.is_empty() && !cleaner {
             return;
         }
         let waiting = self
@@ -259,7 +261,7 @@ impl Engine {
         let resyncing = !self
             .slots_in(&[LegState::Attaching, LegState::Resync, LegState::Finishing])
             .is_empty();
-        if !self.clean && !resyncing && self.intent.untouched() {
+        if !self.clean && !resyncing && self.intent.untouched() && !self.has_suspects() {
             self.clean = true;
             self.clean_changed();
         }
@@ -288,8 +290,17 @@ impl Engine {
         let resyncing = !self
             .slots_in(&[LegState::Attaching, LegState::Resync, LegState::Finishing])
             .is_empty();
-        let droppable = self.complete() && !self.intent.dirty().is_empty();
-        if self.halted.is_none() && !resyncing && (!self.clean || droppable) {
+        let kept = self.has_suspects();
+        let droppable = self.complete() && {
+            let mut dirty = self.intent.dirty().clone();
+            self.legs
+                .iter()
+                .for_each(|leg| dirty.subtract(&leg.suspect));
+            !dirty.is_empty()
+        };
+        // With bits that stay it does not become clean.
+        let dirty = !self.clean && !kept || droppable;
+        if self.halted.is_none() && !resyncing && dirty {
             self.intent.begin_cleaning();
             let quiet = self.intent.begin_cleaning();
             self.start_cleaning(quiet, effects);

@@ -45,6 +45,7 @@ impl Engine {
         self.intent.set_around(first..chunks, 1);
         for leg in &mut self.legs {
             leg.missing = ChunkSet::empty(chunks);
+            leg.suspect = ChunkSet::empty(chunks);
         }
         // Legs that come back find bits: the superblock must not say that there are none.
         self.clean = false;

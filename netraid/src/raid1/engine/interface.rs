@@ -156,6 +156,11 @@ pub enum Event {
     },
     /// Stop or continue copying.
     PauseResync(bool),
+    /// Compare legs in sync with the source's. [`super::Engine::verify`] tells how far it is, and
+    /// [`super::Engine::verify_refused`] why nothing was begun.
+    Verify(super::VerifyOrder),
+    /// Begin no more pieces of the verify that is under way; why, in words.
+    StopVerify(String),
     /// Finish what was accepted, make every leg clean, then [`Effect::Stopped`].
     Stop,
 }

@@ -193,6 +193,8 @@ impl Engine {
         leg.needs_whole_bitmap = false;
         leg.last_flush = None;
         leg.missing.clear();
+        // Their bits stay: a leg is away from now on, and when it returns it gets what is marked.
+        leg.suspect.clear();
         leg.expelled += 1;
         self.forget_copies_to(slot);
         effects.push(Effect::Expel { slot, reason });

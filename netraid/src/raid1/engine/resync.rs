@@ -72,15 +72,20 @@ pub(super) struct Partial {
 
 /// Bytes that may be copied at a certain rate: gained with time, spent by pieces. A piece may cost more than there is;
 /// then the next one waits for longer.
-#[derive(Debug, Default)]
-struct Allowance {
+#[derive(Clone, Debug, Default)]
+pub(super) struct Allowance {
     bytes: i64,
     at: u64,
 }
 
 impl Allowance {
+    /// Nothing, at time `now`.
+    pub(super) fn empty(now: u64) -> Allowance {
+        Allowance { bytes: 0, at: now }
+    }
+
     /// What there is at time `now`, at `rate` bytes a second. No more than a second's worth is saved up.
-    fn at(&mut self, now: u64, rate: u64) -> i64 {
+    pub(super) fn at(&mut self, now: u64, rate: u64) -> i64 {
         let most = i64::try_from(rate).unwrap_or(i64::MAX);
         let elapsed = now.saturating_sub(self.at);
         let gained = i64::try_from(rate.saturating_mul(elapsed) / 1000).unwrap_or(i64::MAX);
@@ -92,7 +97,7 @@ impl Allowance {
         self.bytes
     }
 
-    fn spend(&mut self, bytes: u64) {
+    pub(super) fn spend(&mut self, bytes: u64) {
         let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
         self.bytes = self.bytes.saturating_sub(bytes);
     }
@@ -196,11 +201,7 @@ impl Engine {
         if self.resync.paused || self.stopping {
             return;
         }
-        let busy = self.jobs.len() > self.resync.under_way;
-        if busy {
-            self.resync.application_seen = self.now;
-        }
-        let quiet = !busy && self.now.saturating_sub(self.resync.application_seen) >= BUSY_FOR;
+        let quiet = self.is_quiet();
         while self.resync.under_way < self.window(quiet) && self.rate_allows() {
             let Some((offset, length, targets)) = self.next_piece() else {
                 break;
@@ -214,6 +215,15 @@ impl Engine {
             self.admit(job, offset, length);
             self.start_runnable(effects);
         }
+    }
+
+    /// Whether the application has asked for nothing for a while.
+    pub(super) fn is_quiet(&mut self) -> bool {
+        let busy = self.jobs.len() > self.resync.under_way + self.verifying();
+        if busy {
+            self.resync.application_seen = self.now;
+        }
+        !busy && self.now.saturating_sub(self.resync.application_seen) >= BUSY_FOR
     }
 
     /// Most pieces under way now.

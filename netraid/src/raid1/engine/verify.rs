@@ -123,7 +123,9 @@ impl Engine {
             () if self.verify.as_ref().is_some_and(running) => {
                 Some("a verify is under way already".into())
             }
-            () if self.halted.is_some() || self.stopping => Some("the mirror takes no writes".into()),
+            () if self.halted.is_some() || self.stopping => {
+                Some("the mirror takes no writes".into())
+            }
             () if self.state(self.local) != LegState::InSync => {
                 Some("this node's own leg has failed".into())
             }
@@ -182,11 +184,13 @@ impl Engine {
 
     /// Pieces of a verify that are under way.
     pub(super) fn verifying(&self) -> usize {
-        self.verify.as_ref().map_or(0, |verify| verify.under_way.len())
+        self.verify
+            .as_ref()
+            .map_or(0, |verify| verify.under_way.len())
     }
 
     /// Starts as many pieces as the window and the rate allow, and ends a verify that has come to its end.
-    pub(super) fn pump_verify(&mut self, quiet: bool, effects: &mut Vec<Effect>) {
+    pub(super) fn pump_verify(&mut self, effects: &mut Vec<Effect>) {
         let Some(verify) = self.verify.as_ref().filter(|verify| verify.ended.is_none()) else {
             return;
         };
@@ -200,11 +204,16 @@ impl Engine {
         } else if !in_sync.contains(self.local) {
             self.interrupt_verify("this node's own leg has failed".into());
         }
-        let window = if quiet { WINDOW } else { BUSY_WINDOW };
+        let window = if self.is_quiet() { WINDOW } else { BUSY_WINDOW };
         let most = self.settings.resync_piece.max(1);
         let (local, now) = (self.local, self.now);
         while let Some(verify) = &mut self.verify {
-            let VerifyOrder { targets, stop, rate, .. } = verify.order;
+            let VerifyOrder {
+                targets,
+                stop,
+                rate,
+                ..
+            } = verify.order;
             let full = verify.under_way.len() >= window;
             let slow = rate > 0 && verify.allowance.at(now, rate) <= 0;
             if verify.interrupted.is_some() || verify.next >= stop || full || slow {
@@ -287,7 +296,9 @@ impl Engine {
         };
         let data = match outcome {
             Ok(Answer::Data(data)) if data.len() as u64 == reading.of.length => data,
-            Ok(_) => return self.check_failed(job, slot, "its answer has the wrong length", effects),
+            Ok(_) => {
+                return self.check_failed(job, slot, "its answer has the wrong length", effects);
+            }
             Err(failure) => return self.check_failed(job, slot, &failure.why, effects),
         };
         if slot == check.source {
@@ -298,7 +309,11 @@ impl Engine {
         if let (Some(ours), Some(theirs)) = (&reading.ours, &reading.theirs) {
             let of = reading.of;
             for (offset, length) in unequal(of.offset, ours, theirs) {
-                check.found.push(Difference { offset, length, ..of });
+                check.found.push(Difference {
+                    offset,
+                    length,
+                    ..of
+                });
             }
             check.reading = None;
             self.read_next_suspect(job, effects);
@@ -317,7 +332,11 @@ impl Engine {
         };
         for slot in check.targets.iter() {
             let runs = of(slot).into_iter();
-            let suspects = runs.map(|(offset, length)| Difference { slot, offset, length });
+            let suspects = runs.map(|(offset, length)| Difference {
+                slot,
+                offset,
+                length,
+            });
             check.suspects.extend(suspects);
         }
         self.read_next_suspect(job, effects);
@@ -351,11 +370,11 @@ impl Engine {
 
     /// A leg that can't be read is not in sync in any useful sense.
     fn check_failed(&mut self, job: JobId, slot: Slot, why: &str, effects: &mut Vec<Effect>) {
+        self.interrupt_verify(format!("leg {slot} can't be read: {why}"));
         self.end_check(job, false);
         if self.state(slot) != LegState::Absent {
             self.leg_failed(slot, format!("failed a read of the verify: {why}"), effects);
         }
-        self.interrupt_verify(format!("leg {slot} can't be read: {why}"));
     }
 
     fn end_check(&mut self, job: JobId, compared: bool) {
@@ -370,8 +389,7 @@ impl Engine {
         if compared {
             verify.checked += check.piece.1;
         } else {
-            verify.interrupted.get_or_insert("a leg has failed".into());
-            // It has to be compared again by whoever goes on.
+            // A leg has failed, which ends it. Whoever goes on compares this piece again.
             verify.next = verify.next.min(check.piece.0);
         }
         let oldest = verify.under_way.first().copied().unwrap_or(u64::MAX);

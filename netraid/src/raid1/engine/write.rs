@@ -65,6 +65,7 @@ impl Engine {
             match self.jobs.get_mut(&job) {
                 Some(Job::Write(write)) => write.ticket = Some(ticket),
                 Some(Job::Copy(copy)) => copy.ticket = Some(ticket),
+                Some(Job::Check(check)) => check.ticket = Some(ticket),
                 _ => {}
             }
             self.runnable.push_back(job);

@@ -15,6 +15,7 @@ fn leg(slot: usize, node: &str, status: &str, disk: &str) -> LegStatus {
         missing_bytes: 0,
         no_digests: None,
         behind_bytes: None,
+        differing_bytes: 0,
     }
 }
 
@@ -41,6 +42,7 @@ fn status() -> Status {
         ],
         resync: None,
         last_resync: None,
+        verify: None,
     }
 }
 
