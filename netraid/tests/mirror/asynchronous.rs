@@ -181,10 +181,15 @@ fn a_congested_target_is_given_up_if_that_is_configured_and_gets_what_it_missed(
     node.wait_for_no_dirty_bit();
     let before = node.mirror.view(|view| view.engine.expulsions(target()));
     disk.hold_writes();
-    let count = BUFFER / BLOCK;
-    for number in 1..=count {
-        append(&node, number).recv().unwrap().unwrap();
+    // No more than until it is given up: it is connected again at once, and what is copied to it then waits for its disk,
+    // and whatever is written there waits for that.
+    let expulsions = || node.mirror.view(|view| view.engine.expulsions(target()));
+    let mut count = 0;
+    while expulsions() == before {
+        count += 1;
+        append(&node, count).recv().unwrap().unwrap();
     }
+    assert!(count <= BUFFER / BLOCK, "{count}");
     let (expulsions, reason) = node.mirror.view(|view| {
         let reason = view.engine.reason(target()).map(str::to_owned);
         (view.engine.expulsions(target()), reason.unwrap_or_default())
