@@ -57,11 +57,14 @@ impl World {
         self.run_until(ended, "verified");
         let engine = self.engine.as_ref().expect("nobody dies meanwhile");
         let verify = engine.verify().cloned();
+        let whole = verify
+            .as_ref()
+            .is_some_and(|verify| verify.ended == Some(Ok(())));
         let stays = self.disks[leg].cache[block] == bad.0;
         let found = verify.is_some_and(|verify| self.judge(&verify, leg, block, stays));
         if found {
             self.tally.rot += 1;
-            self.marks_stay(leg, block, repair);
+            self.marks_stay(leg, block, repair, whole);
             self.take_back(leg);
         }
         // A leg that left meanwhile, or a write that came: then it is as if nothing had been.
@@ -107,11 +110,17 @@ impl World {
     }
 
     /// What was found is marked durably on both sides, and no cleaning drops that.
-    fn marks_stay(&mut self, leg: usize, block: usize, repair: bool) {
+    fn marks_stay(&mut self, leg: usize, block: usize, repair: bool, whole: bool) {
         let chunk = block as u64 * BLOCK / self.shape.chunk;
         let source = self.source;
         let marked = |world: &World| {
-            for leg in [source, leg] {
+            // A leg that was given up meanwhile may not have heard of it: the source's mark is what it is copied by.
+            let bearers = if whole {
+                vec![source, leg]
+            } else {
+                vec![source]
+            };
+            for leg in bearers {
                 assert!(
                     world.disks[leg].is_dirty(chunk),
                     "chunk {chunk} was found to differ, and is not marked on leg {leg}"
