@@ -5,7 +5,9 @@
     reason = "a test fails by panicking"
 )]
 
-use std::fs::File;
+use std::collections::BTreeSet;
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::Command;
@@ -308,3 +310,61 @@ fn our_own_server_and_client_together() {
     assert_eq!(mapped_data(&server.uri()), patches());
     copies_and_compares(&scratch, &server.uri());
 }
+
+#[test]
+fn a_map_of_digests_differs_where_a_byte_does_and_nowhere_else() {
+    let scratch = Scratch::new();
+    let image = scratch.patchy("disk.img", SIZE, 9);
+    let place = Endpoint::unix(&scratch, "s");
+    let server = servers::ours(
+        &peers::ours("nbd-server"),
+        &scratch,
+        &place,
+        "disk",
+        &image,
+        &[],
+    );
+    let before = digests(&server.uri());
+    assert_eq!(before.len() as u64, SIZE / DIGESTED);
+    // What a patchy image has between its patches is a hole.
+    let holes = before.iter().enumerate().filter(|(block, _)| {
+        let at = *block as u64 * DIGESTED;
+        !patches()
+            .iter()
+            .any(|(from, length)| (*from..from + length).contains(&at))
+    });
+    let zeroes: BTreeSet<u64> = holes.map(|(_, digest)| *digest).collect();
+    assert_eq!(zeroes.len(), 1, "{zeroes:?}");
+    let at = 8 * MIB + 5 * DIGESTED + 77;
+    let disk = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(&image)
+        .unwrap();
+    let mut byte = [0];
+    disk.read_exact_at(&mut byte, at).unwrap();
+    disk.write_all_at(&[!byte[0]], at).unwrap();
+    let after = digests(&server.uri());
+    let differ: Vec<usize> = (0..before.len())
+        .filter(|block| before[*block] != after[*block])
+        .collect();
+    assert_eq!(differ, [(at / DIGESTED) as usize]);
+}
+
+/// The digest of each block, from the beginning.
+fn digests(uri: &str) -> Vec<u64> {
+    let told = client(&["map", "--context", "x-netraid:blake3", "--json", uri]);
+    let told = told.ok().json();
+    let mut all = Vec::new();
+    for extent in told["extents"].as_array().unwrap() {
+        let number = |name: &str| extent[name].as_u64().unwrap();
+        assert_eq!(number("offset"), all.len() as u64 * DIGESTED);
+        // Neighbours of one digest may be told as one.
+        let blocks = number("length").div_ceil(DIGESTED);
+        all.extend(std::iter::repeat_n(number("status"), blocks as usize));
+    }
+    all
+}
+
+/// Bytes of a block that has a digest of its own.
+const DIGESTED: u64 = nbd_server::file::digest::BLOCK;
