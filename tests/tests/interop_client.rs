@@ -291,19 +291,18 @@ fn an_unknown_export_is_named_with_what_there_is() {
     assert!(told.stderr.contains("desk"), "{told}");
 }
 
+/// Our nbd-server, with the image as its export "disk".
+fn our_server(scratch: &Scratch, image: &Path) -> servers::Server {
+    let place = Endpoint::unix(scratch, "s");
+    let program = peers::ours("nbd-server");
+    servers::ours(&program, scratch, &place, "disk", image, &[])
+}
+
 #[test]
 fn our_own_server_and_client_together() {
     let scratch = Scratch::new();
     let image = scratch.patchy("disk.img", SIZE, 8);
-    let place = Endpoint::unix(&scratch, "s");
-    let server = servers::ours(
-        &peers::ours("nbd-server"),
-        &scratch,
-        &place,
-        "disk",
-        &image,
-        &[],
-    );
+    let server = our_server(&scratch, &image);
     let told = info(&server.uri());
     assert_eq!(told["headers"], json!("extended"), "{told:#}");
     assert_eq!(listed(&server.uri()), ["disk"]);
@@ -315,15 +314,7 @@ fn our_own_server_and_client_together() {
 fn a_map_of_digests_differs_where_a_byte_does_and_nowhere_else() {
     let scratch = Scratch::new();
     let image = scratch.patchy("disk.img", SIZE, 9);
-    let place = Endpoint::unix(&scratch, "s");
-    let server = servers::ours(
-        &peers::ours("nbd-server"),
-        &scratch,
-        &place,
-        "disk",
-        &image,
-        &[],
-    );
+    let server = our_server(&scratch, &image);
     let before = digests(&server.uri());
     assert_eq!(before.len() as u64, SIZE / DIGESTED);
     // What a patchy image has between its patches is a hole.

@@ -247,4 +247,4 @@ fn row(row: &'static str, rule: &'static str, outcome: Outcome) -> Decision {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -6,7 +6,8 @@ use super::*;
 use crate::mirror::generation::{Generations, SLOTS};
 use crate::mirror::node::{NodeId, NodeSet};
 
-fn record(slot: u8, current: u64) -> Record {
+/// What a node tells that is out of service, complete, and of that generation.
+pub(in crate::mirror) fn record(slot: u8, current: u64) -> Record {
     Record {
         node: NodeId::new(slot).unwrap(),
         generations: Generations {

@@ -4,9 +4,8 @@ use std::fmt::Write;
 use std::path::Path;
 
 use super::*;
-use crate::mirror::decision::{Outcome, Protocol, Rules, compare};
-use crate::mirror::generation::{Generation, Generations, SLOTS};
-use crate::mirror::node::NodeSet;
+use crate::mirror::decision::{self, Outcome, Protocol, Rules, compare};
+use crate::mirror::generation::Generation;
 
 const TEXT: [&str; 3] = ["low", "high", "third"];
 
@@ -15,34 +14,7 @@ fn node(slot: u8) -> NodeId {
 }
 
 fn record(slot: u8) -> Record {
-    Record {
-        node: node(slot),
-        generations: Generations {
-            current: Generation(1),
-            ..Generations::default()
-        },
-        consistent: true,
-        outdated: false,
-        fresh: false,
-        running: false,
-        starting: false,
-        crashed: false,
-        members: NodeSet::NONE,
-        resyncing: NodeSet::NONE,
-        nodes: NodeSet::NONE,
-        in_sync: NodeSet::NONE,
-        settled: NodeSet::NONE,
-        accepts: None,
-        follows: None,
-        agreement: 0,
-        agreements: [0; SLOTS],
-        discarded: [Generation::NONE; SLOTS],
-        lost_quorum: false,
-        changing: false,
-        policies: String::new(),
-        changes: None,
-        source: None,
-    }
+    decision::tests::record(slot, 1)
 }
 
 /// Both wrote without the other; with what each marked unknown to the other, if only an ancestor is left.

@@ -235,15 +235,10 @@ impl Engine {
         outcome: Outcome,
         effects: &mut Vec<Effect>,
     ) {
-        if let Err(failure) = outcome {
-            let reason = format!("its metadata can't be written: {}", failure.why);
-            if self.is_last_in_sync(slot) {
-                self.halt(format!("leg {slot}: {reason}"));
-            }
-            self.leg_failed(slot, reason, effects);
-            return;
+        match outcome {
+            Ok(_) => self.leg_has_metadata(slot, effects),
+            Err(failure) => self.metadata_failed(slot, &failure, effects),
         }
-        self.leg_has_metadata(slot, effects);
     }
 
     /// A leg that the commit did not wait for has its metadata, or failed.
@@ -254,12 +249,16 @@ impl Engine {
         effects: &mut Vec<Effect>,
     ) {
         if let Err(failure) = outcome {
-            let reason = format!("its metadata can't be written: {}", failure.why);
-            if self.is_last_in_sync(slot) {
-                self.halt(format!("leg {slot}: {reason}"));
-            }
-            self.leg_failed(slot, reason, effects);
+            self.metadata_failed(slot, &failure, effects);
         }
+    }
+
+    fn metadata_failed(&mut self, slot: Slot, failure: &Failure, effects: &mut Vec<Effect>) {
+        let reason = format!("its metadata can't be written: {}", failure.why);
+        if self.is_last_in_sync(slot) {
+            self.halt(format!("leg {slot}: {reason}"));
+        }
+        self.leg_failed(slot, reason, effects);
     }
 
     /// A leg was expelled: the commit does not wait for it any longer.
