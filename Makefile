@@ -5,7 +5,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench bench-daemon build docs lab lab-shell bench-lab
+.PHONY: help run test bench bench-daemon build docs lab lab-clusters lab-shell bench-lab
 
 help: ## say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -28,9 +28,13 @@ bench-daemon: ## two netraidd with 100 mirrors: answers, memory, a cut; the Life
 	@cargo build --release --locked --workspace --bins
 	@exec $(TARGET)/release/bench-daemon $(ARGS)
 
-lab: ## the scenarios on real kernels, run as processes (ARGS="part of a name"); fails where kernels can't run
+lab: ## the mirror of the kernel on real kernels, run as processes (ARGS="part of a name"); fails where they can't run
 	@scripts/setup.sh lab
-	@scripts/lab-run.sh $(ARGS)
+	@scripts/lab-run.sh arrays $(ARGS)
+
+lab-clusters: ## netraidd on such kernels: every scenario by LifeKeeper's scripts and by commands (ARGS="part of a name")
+	@scripts/setup.sh lab
+	@scripts/lab-run.sh clusters $(ARGS)
 
 bench-lab: ## the kernel's mirror beside DRBD on two nodes of a lab (ARGS="--rounds 3", "--help", ...)
 	@scripts/setup.sh lab

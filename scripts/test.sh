@@ -34,7 +34,9 @@ step formatting cargo fmt --all --check
 step lints cargo clippy --workspace --all-targets --locked -- -D warnings
 step programs cargo build --workspace --bins --locked
 if cargo nextest --version >/dev/null 2>&1; then
-    step tests cargo nextest run --workspace --locked --no-fail-fast --config-file tests/nextest.toml "$@"
+    # Tests in labs count once, all others twice (tests/nextest.toml).
+    threads=$((2 * $(nproc)))
+    step tests cargo nextest run --workspace --locked --no-fail-fast --test-threads "$threads" --config-file tests/nextest.toml "$@"
 else
     step tests cargo test --workspace --locked --no-fail-fast --lib --bins --tests "$@"
 fi

@@ -1,5 +1,5 @@
-//! A cluster in a lab: netraidd on every node, one mirror called `data` over all of them, and the orders of a cluster
-//! manager or an administrator as one word each.
+//! A cluster in a lab: netraidd on every node, a mirror called `data` over all of them (or two mirrors), and the orders of
+//! a cluster manager or an administrator as one word each.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -48,30 +48,66 @@ impl<'a> Cluster<'a> {
         defaults: &str,
         leg: impl Fn(&Node) -> String,
     ) -> Result<Cluster<'a>> {
+        let data = mirror(
+            "data",
+            0,
+            backend,
+            &lab.nodes().iter().collect::<Vec<_>>(),
+            leg,
+        );
+        Cluster::configured(lab, defaults, |_| vec![("data", data.clone())])
+    }
+
+    /// The mirror `data` on those nodes' first disks, and `more` on these nodes' second disks.
+    ///
+    /// # Errors
+    /// A command failed.
+    pub fn of_two_mirrors(
+        lab: &'a Lab,
+        backend: &str,
+        defaults: &str,
+        data: &[usize],
+        more: &[usize],
+    ) -> Result<Cluster<'a>> {
+        let file = |tag, number, on: &[usize]| {
+            let on: Vec<&Node> = on.iter().map(|node| lab.node(*node)).collect();
+            let disk = usize::from(number) + 1;
+            mirror(tag, number, backend, &on, |node| node.disk(disk).device())
+        };
+        let files = [
+            ("data", data, file("data", 0, data)),
+            ("more", more, file("more", 1, more)),
+        ];
+        Cluster::configured(lab, defaults, |node| {
+            let here = files.iter().filter(|file| file.1.contains(&node.number()));
+            here.map(|(tag, _, text)| (*tag, text.clone())).collect()
+        })
+    }
+
+    /// Configures every node with these mirrors and starts its daemon.
+    fn configured(
+        lab: &'a Lab,
+        defaults: &str,
+        mirrors: impl Fn(&Node) -> Vec<(&'static str, String)>,
+    ) -> Result<Cluster<'a>> {
         let cluster = Cluster {
             lab,
             daemons: RefCell::default(),
         };
         let first = lab.node(1);
         for node in lab.nodes() {
-            let mut mirror =
-                format!("tag = \"data\"\nnumber = 0\nbackend = \"{backend}\"\nchunk = 64\n");
-            for each in lab.nodes() {
-                mirror += &format!(
-                    "[[nodes]]\nname = \"{}\"\naddress = \"{}\"\ndisk = \"{}\"\nport = 10001\n",
-                    each.name(),
-                    each.ip(),
-                    leg(each)
-                );
-            }
             let daemon = format!(
                 "node = \"{}\"\nlkroot = \"/var/lib/netraid\"\n",
                 node.name()
             );
-            node.must(&format!(
+            let mut line = format!(
                 "mkdir -p /etc/default && printf '{defaults}' >/etc/default/LifeKeeper && \
-                 mkdir -p /etc/netraid && cd /etc/netraid && printf '{daemon}' >netraid.toml && printf '{mirror}' >data.toml"
-            ))?;
+                 mkdir -p /etc/netraid && cd /etc/netraid && printf '{daemon}' >netraid.toml"
+            );
+            for (tag, text) in mirrors(node) {
+                line += &format!(" && printf '{text}' >{tag}.toml");
+            }
+            node.must(&line)?;
             if node.number() == 1 {
                 node.must("netraid cert init --node node1")?;
             } else {
@@ -229,4 +265,26 @@ impl<'a> Cluster<'a> {
         mirror.targets = nodes[1..].to_vec();
         mirror.check_equal()
     }
+}
+
+/// The file of a mirror on these nodes.
+fn mirror(
+    tag: &str,
+    number: u8,
+    backend: &str,
+    nodes: &[&Node],
+    leg: impl Fn(&Node) -> String,
+) -> String {
+    let mut text =
+        format!("tag = \"{tag}\"\nnumber = {number}\nbackend = \"{backend}\"\nchunk = 64\n");
+    for node in nodes {
+        text += &format!(
+            "[[nodes]]\nname = \"{}\"\naddress = \"{}\"\ndisk = \"{}\"\nport = {}\n",
+            node.name(),
+            node.ip(),
+            leg(node),
+            10001 + u16::from(number)
+        );
+    }
+    text
 }
