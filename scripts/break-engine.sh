@@ -214,6 +214,22 @@ mistake 'm4 a difference is told before its mark is durable' \
     $engine/verify.rs 'let marked = durable >= verify.required || halted;' 'let marked = verify.required <= u64::MAX || durable > 0 || halted;'
 mistake 'm5 a difference is told and not marked' \
     $engine/verify.rs 'self.intent.merge(&chunks);' ''
+mistake 'p1 what a failed write left is read from the leg that failed it' \
+    $engine/io_errors.rs 'let known = |slot: &Slot| !self.is_unknown(*slot, offset, length);' 'let known = |_: &Slot| true;'
+mistake 'p2 the mark of a failed write is dropped like others' \
+    $engine/clean.rs 'for chunk in self.unknown_chunks().into_iter().flatten() { quiet.remove(chunk); }' ''
+mistake 'p3 a repair does not hold its range' \
+    $engine/io_errors.rs 'self.admit(job, offset, length);' 'self.admit(job, offset, 0);'
+mistake 'p4 a repair writes before its bits are durable' \
+    $engine/io_errors.rs 'if durable && self.commit.durable >= required {' 'if durable || self.commit.durable <= required {'
+mistake 'p5 the array is called clean although a write failed on a leg' \
+    $engine/clean.rs 'self.has_suspects() || self.has_unknown()' 'self.has_suspects()'
+mistake 'p6 a resync copies what a failed write left' \
+    $engine/copy.rs 'false => known,' 'false => left,'
+mistake 'p7 the application is not told of a write that failed on a leg that is kept' \
+    $engine/write.rs 'if let Some(Job::Write(write)) = self.jobs.get_mut(&job) { write.refused = true; } } else if' '} else if'
+mistake 'p8 a repair that failed counts as done' \
+    $engine/io_errors.rs 'let Err(failure) = outcome else {' 'let Err(failure) = outcome.and(Err::<Answer, Failure>(Failure::new(Errno::EIO, ""))).or_else(|failure| if failure.why.is_empty() { Err(failure) } else { Ok(Answer::Done) }) else {'
 
 [ "$tried" -gt 0 ] || fail "no mistake is called ${wanted[*]}"
 echo "$((tried - missed)) of $tried mistakes caught"

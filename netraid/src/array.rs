@@ -138,6 +138,17 @@ pub struct Start {
     pub compare: bool,
     /// Legs that are written in order without being waited for.
     pub streams: Streams,
+    /// What becomes of legs that fail.
+    pub care: Care,
+}
+
+/// What becomes of legs that fail; the embedded engine alone knows it, the kernel's RAID1 gives them up.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Care {
+    /// The own leg is kept when it fails a write, and the application is told.
+    pub pass_through: bool,
+    /// Errors after which a leg is given up, 0 for no bound; `None` for the default.
+    pub error_limit: Option<u64>,
 }
 
 /// Legs that are written asynchronously with order kept (protocol A); the embedded engine alone can do that.

@@ -16,6 +16,7 @@ mod address;
 mod congestion;
 mod daemon;
 mod fields;
+mod io_errors;
 mod mirror;
 mod parameters;
 mod policies;
@@ -31,6 +32,7 @@ use flags::Tag;
 
 pub use address::{Address, DEFAULT_PEER_PORT};
 pub use daemon::{Daemon, FILE as DAEMON_FILE, Surroundings};
+pub use io_errors::OnIoError;
 pub use mirror::{Backend, MAX_NODES, MirrorConfig, NodeConfig, Protocol};
 pub use parameters::Parameters;
 pub use policies::Handlers;

@@ -83,6 +83,7 @@ fn leg(slot: Slot, node: String, disk: &str, engine: &Engine, keepers: &Keepers)
         LegState::Absent if local => "Outdated",
         LegState::Absent => "DUnknown",
     };
+    let io = engine.io_errors(slot);
     LegStatus {
         slot: slot.number(),
         node,
@@ -93,6 +94,9 @@ fn leg(slot: Slot, node: String, disk: &str, engine: &Engine, keepers: &Keepers)
         reason,
         missing_bytes: engine.missing(slot),
         differing_bytes: engine.suspect(slot),
+        io_errors: io.errors,
+        repaired_bytes: io.repaired,
+        failed_bytes: io.failed,
         no_digests: engine.no_digests(slot).map(str::to_owned),
         behind_bytes: engine.behind(slot).filter(|_| state != LegState::Absent),
     }

@@ -79,6 +79,15 @@ pub struct LegStatus {
     /// Bytes under marks that a verify made because the leg differs there, until they are copied.
     #[serde(default)]
     pub differing_bytes: u64,
+    /// Errors of its disk since it was taken: reads, and writes after which it was kept.
+    #[serde(default)]
+    pub io_errors: u64,
+    /// Bytes written to it again from another leg after that.
+    #[serde(default)]
+    pub repaired_bytes: u64,
+    /// Bytes that are not read from it before they could be written again.
+    #[serde(default)]
+    pub failed_bytes: u64,
 }
 
 /// The status words shown to people.

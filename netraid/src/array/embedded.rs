@@ -92,6 +92,12 @@ impl Backend for Embedded {
         if let Some(bytes) = start.streams.disconnect_above {
             command.arg("--disconnect-above").arg(bytes.to_string());
         }
+        if start.care.pass_through {
+            command.args(["--on-io-error", "pass-through"]);
+        }
+        if let Some(limit) = start.care.error_limit {
+            command.arg("--io-error-limit").arg(limit.to_string());
+        }
         std::fs::create_dir_all(&self.run_dir).map_err(ArrayError::failed)?;
         self.launch(command, &self.run_dir.join(format!("{}.log", start.tag)))?;
         let running = self.find(&start.tag)?.ok_or_else(|| {
@@ -384,6 +390,7 @@ mod tests {
             async_limit: None,
             compare: true,
             streams: crate::array::Streams::default(),
+            care: crate::array::Care::default(),
         };
         let error = backend.start(&start).err().unwrap();
         assert!(error.to_string().contains("holds no mirror"), "{error}");

@@ -10,7 +10,7 @@ use nix::sys::signal::{SigSet, Signal};
 
 use super::exit::Exit;
 use super::run_dir;
-use crate::raid1::engine::Settings;
+use crate::raid1::engine::{IO_ERROR_LIMIT, Settings};
 use crate::run::{Plan, RunError, Running};
 
 /// Runs a mirror in the foreground, from this node's leg, until SIGTERM or Ctrl-C.
@@ -77,6 +77,14 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "SIZE", value_parser = super::size::parse)]
     disconnect_above: Option<u64>,
 
+    /// What to do when this node's leg fails a write: give it up, or tell the application and keep it
+    #[arg(long, default_value = "detach", value_name = "POLICY", value_parser = ["detach", "pass-through"])]
+    on_io_error: String,
+
+    /// Give a leg up with the first error above so many; 0: whatever it does
+    #[arg(long, default_value_t = IO_ERROR_LIMIT, value_name = "COUNT")]
+    io_error_limit: u64,
+
     /// Take a leg that was being resynced as it is: its blocks may be of different times
     #[arg(long)]
     force: bool,
@@ -108,6 +116,8 @@ pub(super) fn perform(arguments: &Arguments) -> Result<(), Exit> {
             compare: arguments.csums_alg != "none",
             send_buffer: arguments.sndbuf_size,
             disconnect_above: arguments.disconnect_above,
+            pass_through: arguments.on_io_error == "pass-through",
+            io_error_limit: arguments.io_error_limit,
             ..Settings::default()
         },
         asynchronous: arguments.asynchronous.clone(),

@@ -8,6 +8,7 @@ use super::address::Address;
 use super::congestion;
 use super::daemon::node_name;
 use super::fields::{Fields, Key, parse};
+use super::io_errors::{self, OnIoError};
 use super::parameters::Parameters;
 use super::policies::{Handlers, POLICY_KEYS, handlers, policies};
 use super::problem::{At, Complaint, Place, Problems, quoted};
@@ -100,6 +101,10 @@ pub struct MirrorConfig {
     pub disconnect_above: Option<u64>,
     /// `verify-rate`: most bytes a second that a verify reads of each leg; 0 for no bound.
     pub verify_rate: u64,
+    /// What becomes of a leg that fails a write.
+    pub on_io_error: OnIoError,
+    /// With the first error above so many a leg is given up, 0 for no bound; `None` for the default.
+    pub io_error_limit: Option<u64>,
     /// 1 to 8 nodes; a node's place in the list is its slot. One alone is a mirror that is not extended yet.
     pub nodes: Vec<NodeConfig>,
 }
@@ -146,6 +151,14 @@ impl MirrorConfig {
             nodes: trailing.map(|node| node.name.to_string()).collect(),
             send_buffer: self.send_buffer,
             disconnect_above: self.disconnect_above,
+        }
+    }
+
+    /// What becomes of legs that fail.
+    pub fn care(&self) -> crate::array::Care {
+        crate::array::Care {
+            pass_through: self.on_io_error == OnIoError::PassThrough,
+            error_limit: self.io_error_limit,
         }
     }
 
@@ -240,6 +253,8 @@ const KEYS: &[Key] = &[
         name: "nodes",
         example: "[[nodes]] with name, address and disk",
     },
+    io_errors::KEYS[0],
+    io_errors::KEYS[1],
     POLICY_KEYS[0],
     POLICY_KEYS[1],
     POLICY_KEYS[2],
@@ -294,6 +309,7 @@ pub(super) struct Draft {
     handlers: Handlers,
     compare: Option<bool>,
     verify_rate: Option<u64>,
+    io_errors: (OnIoError, Option<u64>),
 }
 
 pub(super) struct DraftNode {
@@ -366,6 +382,7 @@ pub(super) fn read(source: &Source, problems: &mut Problems) -> Option<Draft> {
     let nodes = nodes(source, &fields, backend, problems);
     let policies = policies(&fields, &nodes, problems);
     let handlers = handlers(source, &fields, problems);
+    let io_errors = io_errors::read(&fields, backend, &handlers, problems);
     Some(Draft {
         place: fields.place,
         tag,
@@ -382,6 +399,7 @@ pub(super) fn read(source: &Source, problems: &mut Problems) -> Option<Draft> {
         handlers,
         compare: compare.map(|at| at.value),
         verify_rate: verify_rate.map(|at| u64::from(at.value) << 10),
+        io_errors,
     })
 }
 
@@ -542,6 +560,8 @@ impl Draft {
             handlers: self.handlers,
             verify_rate: self.verify_rate.unwrap_or(VERIFY_RATE),
             compare: self.compare.unwrap_or(self.backend? == Backend::Embedded),
+            on_io_error: self.io_errors.0,
+            io_error_limit: self.io_errors.1,
             nodes: nodes?,
         })
     }

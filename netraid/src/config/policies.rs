@@ -18,6 +18,8 @@ pub struct Handlers {
     pub pri_lost_after_sb: Option<String>,
     /// This node is in service with the older data: it has to go out of service.
     pub pri_lost: Option<String>,
+    /// This node's own leg failed while in service (`on-io-error = "call-local-io-error"`).
+    pub local_io_error: Option<String>,
 }
 
 /// The keys of a mirror's file that are read here.
@@ -64,6 +66,10 @@ const HANDLER_KEYS: &[Key] = &[
     Key {
         name: "pri-lost",
         example: "pri-lost = \"/usr/local/sbin/end-the-application\"",
+    },
+    Key {
+        name: "local-io-error",
+        example: "local-io-error = \"/usr/local/sbin/tell-me\"",
     },
 ];
 
@@ -243,5 +249,6 @@ pub(super) fn handlers(source: &Source, fields: &Fields<'_>, problems: &mut Prob
         split_brain: line("split-brain"),
         pri_lost_after_sb: line("pri-lost-after-sb"),
         pri_lost: line("pri-lost"),
+        local_io_error: line("local-io-error"),
     }
 }

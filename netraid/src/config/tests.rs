@@ -147,7 +147,7 @@ fn each_mistake_in_a_file_has_its_line_column_reason_and_remedy() {
             "colour = 1",
             "4:1: unknown key \"colour\"; known here are tag, number, backend, device, protocol, sndbuf-size, \
              on-congestion, congestion-fill, chunk, bitmap, csums-alg, verify-rate, nodes, \
-             after-sb-0pri, after-sb-1pri, after-sb-2pri, rr-conflict, always-asbp, handlers",
+             on-io-error, io-error-limit, after-sb-0pri, after-sb-1pri, after-sb-2pri, rr-conflict, always-asbp, handlers",
         ),
         (
             "  chunk = 100",
@@ -198,6 +198,21 @@ fn each_mistake_in_a_file_has_its_line_column_reason_and_remedy() {
         (
             "verify-rate = 1024",
             "4:15: verify is not built for backend \"md\"; write backend = \"embedded\", or leave verify-rate out",
+        ),
+        (
+            "on-io-error = \"pass-through\"",
+            "4:15: on-io-error \"pass-through\" is not built for backend \"md\": the kernel gives a leg up with its \
+             first failed write; write \"detach\", which is what it does, or backend = \"embedded\"",
+        ),
+        (
+            "io-error-limit = 3",
+            "4:18: io-error-limit is not built for backend \"md\": the kernel gives a leg up with its first failed \
+             write; write backend = \"embedded\", or leave io-error-limit out",
+        ),
+        (
+            "on-io-error = \"call-local-io-error\"",
+            "4:15: on-io-error \"call-local-io-error\" has no program to call; \
+             write handlers.local-io-error, a line for the shell, or \"detach\"",
         ),
         (
             "csums-alg = \"md5\"",

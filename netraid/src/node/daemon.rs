@@ -265,6 +265,7 @@ pub(super) fn parts(
         backend: mirror.backend.as_str().into(),
         protocol: mirror.protocol.as_str().into(),
         handlers: mirror.handlers.clone(),
+        on_io_error: mirror.on_io_error,
         disks: mirror
             .nodes
             .iter()
@@ -333,6 +334,7 @@ fn plan(
         async_limit: asynchronous.then_some(async_limit),
         compare: mirror.compare,
         streams: mirror.streams(),
+        care: mirror.care(),
         verify_rate: mirror.verify_rate,
         chunk: mirror.bitmap.then_some(mirror.chunk_bytes),
     })

@@ -56,6 +56,8 @@ pub struct Plan {
     pub compare: bool,
     /// Legs that are written in order without being waited for.
     pub streams: crate::array::Streams,
+    /// What becomes of legs that fail.
+    pub care: crate::array::Care,
     /// Most bytes a second that a verify reads of each leg; 0 for no bound.
     pub verify_rate: u64,
     /// Bytes under one bit of the bitmap; `None` for no bitmap.
@@ -266,6 +268,7 @@ impl Local {
             async_limit: self.plan.async_limit,
             compare: self.plan.compare,
             streams: self.plan.streams.clone(),
+            care: self.plan.care.clone(),
         });
         self.array = match started {
             Ok(array) => Some(array),

@@ -16,6 +16,7 @@ mod compare;
 mod copy;
 mod grow;
 mod interface;
+mod io_errors;
 mod membership;
 mod read;
 mod resync;
@@ -36,8 +37,10 @@ use crate::raid1::leg::{LegImage, LegRecord, LegState, Slot, SlotSet, SuperState
 pub use attach::{Refusal, permitted};
 pub use compare::DIGESTS;
 pub use interface::{
-    Effect, Event, IdSource, Joined, OperationId, RequestId, Settings, Shape, Terms, Update,
+    Effect, Event, IO_ERROR_LIMIT, IdSource, Joined, OperationId, RequestId, Settings, Shape,
+    Terms, Update,
 };
+pub use io_errors::IoErrors;
 pub use resync::{Progress, Totals};
 pub use stream::Order;
 pub use verify::{Difference, MOST_DIFFERENCES, Verify, VerifyOrder};
@@ -69,6 +72,8 @@ struct Leg {
     stream: stream::Stream,
     /// Chunks that a verify found to differ, until it is resynced: their bits stay.
     suspect: crate::raid1::chunks::ChunkSet,
+    /// What it has failed.
+    failures: io_errors::Failures,
 }
 
 type JobId = u64;
@@ -80,6 +85,7 @@ enum Job {
     Flush(clean::FlushJob),
     Copy(copy::CopyJob),
     Check(verify::CheckJob),
+    Repair(io_errors::RepairJob),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -307,6 +313,7 @@ impl Engine {
             Some(Job::Flush(_)) => self.flush_operation_done(job, slot, outcome, effects),
             Some(Job::Copy(_)) => self.copy_operation_done(job, slot, outcome, effects),
             Some(Job::Check(_)) => self.check_operation_done(job, slot, outcome, effects),
+            Some(Job::Repair(_)) => self.repair_operation_done(job, slot, outcome, effects),
             None => {}
         }
     }
@@ -331,6 +338,7 @@ impl Engine {
                 Some(Job::Write(_)) => self.prepare_write(job, effects),
                 Some(Job::Copy(_)) => self.start_copy(job, effects),
                 Some(Job::Check(_)) => self.start_check(job, effects),
+                Some(Job::Repair(_)) => self.prepare_repair(job, effects),
                 _ => {}
             }
         }
@@ -367,6 +375,7 @@ impl Engine {
                 self.leg_failed(slot, "did not answer in time".into(), effects);
             }
         }
+        self.retry_repairs();
         self.tick_cleaning(effects);
     }
 
@@ -430,6 +439,7 @@ impl Engine {
                 Some(Job::Write(write)) => write.ticket = Some(ticket),
                 Some(Job::Copy(copy)) => copy.ticket = Some(ticket),
                 Some(Job::Check(check)) => check.ticket = Some(ticket),
+                Some(Job::Repair(repair)) => repair.ticket = Some(ticket),
                 _ => continue,
             }
             self.runnable.push_back(job);

@@ -66,6 +66,7 @@ fn a_mirror_of_the_embedded_engine_is_driven_through_the_same_trait() {
         async_limit: None,
         compare: true,
         streams: netraid::array::Streams::default(),
+        care: netraid::array::Care::default(),
     };
     let array = backend.start(&start).unwrap();
     assert!(!in_sync(&*array));

@@ -196,12 +196,14 @@ fn what_a_mirror_that_runs_is_not_is_refused() {
         async_limit: None,
         compare: true,
         streams: netraid::array::Streams::default(),
+        care: netraid::array::Care::default(),
     };
     let error = rig.backend("one").start(&start).err().unwrap();
     refused(error, "runs already, on disk");
     let start = Start {
         async_limit: Some(7),
         streams: netraid::array::Streams::default(),
+        care: netraid::array::Care::default(),
         ..start
     };
     let error = rig.backend("two").start(&start).err().unwrap();

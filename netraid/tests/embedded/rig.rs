@@ -93,6 +93,7 @@ impl Rig {
             async_limit: None,
             compare: true,
             streams: netraid::array::Streams::default(),
+            care: netraid::array::Care::default(),
         };
         let array = self.backend(name).start(&start).unwrap();
         let watch = array.watch().unwrap();

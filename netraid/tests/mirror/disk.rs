@@ -10,6 +10,7 @@ const WORKS: u8 = 0;
 const FAILS_READS: u8 = 1;
 const FAILS_WRITES: u8 = 2;
 const HOLDS_WRITES: u8 = 3;
+const FAILS_DATA: u8 = 4;
 
 /// A disk with a switch.
 pub struct Switched {
@@ -39,6 +40,11 @@ impl Switched {
 
     pub fn fail_writes(&self) {
         self.mode.store(FAILS_WRITES, Ordering::SeqCst);
+    }
+
+    /// Writes of data, not those of metadata.
+    pub fn fail_data_writes(&self) {
+        self.mode.store(FAILS_DATA, Ordering::SeqCst);
     }
 
     pub fn hold_writes(&self) {
@@ -79,6 +85,7 @@ impl BlockDevice for Switched {
         let fails = match self.mode.load(Ordering::SeqCst) {
             FAILS_READS => matches!(command, Command::Read { .. }) && data,
             FAILS_WRITES => command.changes_data(),
+            FAILS_DATA => command.changes_data() && data,
             HOLDS_WRITES if command.changes_data() && data => {
                 self.held.lock().unwrap().push((command, completion));
                 return;

@@ -105,26 +105,6 @@ fn a_target_that_hangs_is_expelled_after_its_timeout_and_its_late_write_does_not
 }
 
 #[test]
-fn reads_go_to_the_target_when_the_local_disk_fails() {
-    let rig = Rig::new();
-    rig.create();
-    let node = rig.start("one");
-    let (_server, _) = rig.serve("two");
-    node.extend(&rig, 1, "two");
-    node.write(5 * MIB, 4096, 0x77);
-    node.disk.fail_reads();
-    assert_eq!(node.read(5 * MIB, 4096), vec![0x77; 4096]);
-    assert_eq!(
-        node.state(0),
-        LegState::Absent,
-        "a disk that fails is not asked again"
-    );
-    node.write(6 * MIB, 4096, 0x78);
-    assert_eq!(node.read(6 * MIB, 4096), vec![0x78; 4096]);
-    node.stop();
-}
-
-#[test]
 fn writes_go_on_through_the_target_when_the_local_disk_fails_and_nobody_starts_from_it_unnoticed() {
     let rig = Rig::new();
     rig.create();

@@ -13,6 +13,7 @@
 mod asynchronous;
 mod digests;
 mod disk;
+mod disk_errors;
 mod faults;
 mod foreign;
 mod rig;

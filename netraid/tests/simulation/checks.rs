@@ -253,6 +253,8 @@ impl World {
                 assert!(
                     one[block] == two[block]
                         || self.is_being_written(block)
+                        || self.is_unknown(first, block)
+                        || self.is_unknown(other, block)
                         || self.is_rotten(&[first, other], block),
                     "legs {first} and {other} are in sync, but block {block} holds {} and {}",
                     one[block],
@@ -260,6 +262,37 @@ impl World {
                 );
             }
         }
+    }
+
+    /// The engine knows that it does not know what the leg has there: a write failed, and the application was told.
+    fn is_unknown(&self, leg: usize, block: usize) -> bool {
+        let engine = self.engine.as_ref();
+        engine.is_some_and(|engine| engine.is_unknown(slot(leg), block as u64 * BLOCK, BLOCK))
+    }
+
+    /// What a failed write left is never read while another leg has what it should be.
+    pub fn check_read(&self, leg: usize, command: &Command) {
+        let (Command::Read { .. }, Some((offset, length))) = (command, command.range()) else {
+            return;
+        };
+        let blocks = offset / BLOCK..(offset + length) / BLOCK;
+        let unknown = |leg: usize| {
+            blocks
+                .clone()
+                .any(|block| self.is_unknown(leg, block as usize))
+        };
+        assert!(
+            !unknown(leg) || self.in_sync().into_iter().all(unknown),
+            "leg {leg} is asked for {command:?} although a write failed there"
+        );
+    }
+
+    /// Whether no leg has bytes that wait to be written to it again, nor will have by what has failed already.
+    pub fn is_sound(&self) -> bool {
+        let engine = self.engine.as_ref();
+        let failed = |leg: usize| engine.map_or(0, |engine| engine.io_errors(slot(leg)).failed);
+        let fails = |flight: &crate::flights::Flight| matches!(flight.outcome, Some(Err(_)));
+        self.slots().all(|leg| failed(leg) == 0) && !self.flights.iter().any(fails)
     }
 
     fn is_being_written(&self, block: usize) -> bool {

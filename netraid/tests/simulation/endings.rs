@@ -29,7 +29,7 @@ impl World {
             self.tally.unresolved += 1;
             self.discard_refused_legs();
         }
-        let whole = |world: &World| world.in_sync().len() == world.shape.slots;
+        let whole = |world: &World| world.in_sync().len() == world.shape.slots && world.is_sound();
         self.run_until(whole, "whole again");
         self.feed(Event::Stop);
         self.run_until(|world| world.stopped, "stopped");

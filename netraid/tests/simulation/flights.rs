@@ -47,6 +47,7 @@ impl World {
                 self.check_bits(slot, command);
             }
             self.check_mark(slot, command);
+            self.check_read(slot, command);
         }
         let hangs = self.errors > 0 && self.random.chance(1);
         self.flights.push(Flight {
@@ -129,7 +130,12 @@ impl World {
             .any(|leg| self.state(leg) == LegState::Finishing && self.disks[leg].is_consistent())
             && self.state(flight.slot) == LegState::InSync
             && matches!(&flight.work, Work::Data(command) if command.changes_data() || *command == Command::Flush);
-        if delicate { 20 } else { 1 }
+        // The source's own disk is worse than the others: it may be kept all the same.
+        match (delicate, flight.slot == self.source) {
+            (true, _) => 20,
+            (false, true) => 6,
+            (false, false) => 1,
+        }
     }
 
     fn fail_flush(&mut self, mut flight: Flight) {

@@ -91,6 +91,10 @@ fn expect_enough(schedules: u64, total: &Tally) {
         ("digests", total.digests),
         ("verifies", total.verifies),
         ("rotten blocks", total.rot),
+        (
+            "errors of disks that are kept",
+            total.repaired + total.passed_through,
+        ),
     ] {
         assert!(count * 20 > schedules, "too few {what}: {count}");
     }

@@ -50,6 +50,10 @@ tally! {
     verifies,
     /// Rotten blocks that they found.
     rot,
+    /// Ranges written again to a source's leg that had failed there.
+    repaired,
+    /// Writes refused although a leg had taken them.
+    passed_through,
     /// Ranges of which a leg told digests.
     digests,
     /// Mirrors that could take no writes any more.

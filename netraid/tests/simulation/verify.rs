@@ -28,7 +28,8 @@ impl World {
             .into_iter()
             .filter(|leg| *leg != source)
             .collect();
-        if targets.is_empty() || self.state(source) != LegState::InSync {
+        // What rots undetected may be what a repair reads.
+        if targets.is_empty() || self.state(source) != LegState::InSync || !self.is_sound() {
             return;
         }
         let leg = targets[self.random.below(targets.len() as u64) as usize];

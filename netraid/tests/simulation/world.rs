@@ -193,6 +193,8 @@ impl World {
             disconnect_above: [None, None, None, Some(1200), Some(3000)]
                 [self.random.below(5) as usize],
             send_buffer: [0, 600, 1500, 6000, 1 << 20][self.random.below(5) as usize],
+            pass_through: self.random.chance(40),
+            io_error_limit: [0, 1, 3, 16][self.random.below(4) as usize],
             ..Settings::default()
         };
         let ids = IdSource::new(self.random.next());
@@ -253,7 +255,11 @@ impl World {
             return;
         };
         let mut effects = Vec::new();
+        let before = engine.io_errors(slot(self.source));
         engine.handle(event, self.now, &mut effects);
+        let after = engine.io_errors(slot(self.source));
+        self.tally.repaired += u64::from(after.repaired > before.repaired);
+        self.tally.passed_through += u64::from(after.passed > before.passed);
         if engine.shape() != self.shape {
             self.shape = engine.shape();
             self.tally.growths += 1;

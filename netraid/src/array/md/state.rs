@@ -192,6 +192,9 @@ fn leg_status(
         no_digests: None,
         behind_bytes: None,
         differing_bytes: 0,
+        io_errors: 0,
+        repaired_bytes: 0,
+        failed_bytes: 0,
         missing_bytes: match member {
             Some(member) if recovering(member) => dirty,
             _ => 0,

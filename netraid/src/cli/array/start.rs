@@ -58,6 +58,7 @@ pub(super) fn perform(order: &Start) -> Result<(), Exit> {
         )?,
         compare: false,
         streams: crate::array::Streams::default(),
+        care: crate::array::Care::default(),
     };
     let kernel = Kernel::new(order.common.machine()?);
     let array = kernel.start(&start)?;

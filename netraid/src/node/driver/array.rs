@@ -61,6 +61,7 @@ impl Driver {
         if view.own_leg_failed && self.machine.has_own_leg() {
             self.tell("own-leg-failed", "this node's own leg failed".into());
             self.happen(Event::OwnLegFailed)?;
+            self.call_local_io_error();
         }
         let own = self.settings.own;
         for node in NodeId::all().filter(|node| *node != own) {

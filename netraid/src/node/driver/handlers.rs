@@ -15,6 +15,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
 use super::{Broken, Driver};
+use crate::config::OnIoError;
 use crate::mirror::event::Event;
 use crate::mirror::machine::Service;
 use crate::mirror::node::NodeId;
@@ -154,9 +155,21 @@ impl Driver {
 
     /// Calls a program, once for each conflict: a link that flaps is no reason to call it again.
     fn call(&mut self, name: &'static str, line: &str, peer: NodeId) {
-        if !self.calls.called.insert((name, peer)) {
-            return;
+        if self.calls.called.insert((name, peer)) {
+            self.begin_program(name, line, peer);
         }
+    }
+
+    /// This node's own leg failed while in service, and the mirror goes on through the others.
+    pub(super) fn call_local_io_error(&mut self) {
+        let line = self.about.handlers.local_io_error.clone();
+        if let (OnIoError::CallLocalIoError, Some(line)) = (self.about.on_io_error, line) {
+            self.begin_program("local-io-error", &line, self.settings.own);
+        }
+    }
+
+    /// `peer` is the own node if it is about nobody else.
+    fn begin_program(&mut self, name: &'static str, line: &str, peer: NodeId) {
         if !self.calls.runs.begin(name) {
             self.tell("handler", format!("handlers.{name} still runs"));
             return;
@@ -204,19 +217,20 @@ impl Driver {
             .env("DRBD_NODE_ID", own.slot().to_string())
             .env("DRBD_LL_DISK", at(&self.about.disks, own))
             .env("DRBD_MY_ADDRESS", host(own))
-            .env("DRBD_PEER", self.names.node(peer))
-            .env("DRBD_PEERS", self.names.node(peer))
-            .env("DRBD_PEER_NODE_ID", peer.slot().to_string())
-            .env("DRBD_PEER_ADDRESS", host(peer))
-            .env(
-                "DRBD_CSTATE",
-                if reachable { "Connected" } else { "Connecting" },
-            )
             .env("NETRAID_NODE", self.names.node(own))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .process_group(0);
+        if peer != own {
+            let state = if reachable { "Connected" } else { "Connecting" };
+            command
+                .env("DRBD_PEER", self.names.node(peer))
+                .env("DRBD_PEERS", self.names.node(peer))
+                .env("DRBD_PEER_NODE_ID", peer.slot().to_string())
+                .env("DRBD_PEER_ADDRESS", host(peer))
+                .env("DRBD_CSTATE", state);
+        }
         command
     }
 }

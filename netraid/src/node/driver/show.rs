@@ -3,7 +3,7 @@
 use super::Driver;
 use crate::api::document::{self, Reason};
 use crate::array::ArrayStatus;
-use crate::config::Handlers;
+use crate::config::{Handlers, OnIoError};
 use crate::mirror::explain::explain;
 use crate::mirror::generation::{Generation, SLOTS};
 use crate::mirror::machine::{Leg, Service};
@@ -21,6 +21,8 @@ pub struct About {
     pub protocol: String,
     /// Programs that are told of split brains.
     pub handlers: Handlers,
+    /// When one of them is called for a disk.
+    pub on_io_error: OnIoError,
     /// The nodes' disks, by slot.
     pub disks: Vec<String>,
     /// The nodes' addresses and ports for the mirror's data, by slot.
@@ -134,6 +136,7 @@ impl Driver {
                     .iter()
                     .flat_map(|status| self.differing(&status.status)),
             )
+            .chain(status.iter().flat_map(|status| failing(&status.status)))
             .chain(
                 status
                     .iter()
@@ -231,4 +234,22 @@ impl Driver {
             () => "UpToDate",
         }
     }
+}
+
+/// Disks that answer with errors and are kept.
+fn failing(status: &Status) -> Vec<String> {
+    let legs = status.legs.iter().filter(|leg| leg.io_errors > 0);
+    legs.map(|leg| {
+        let rest = match leg.failed_bytes {
+            0 => "all is repaired; replace the disk before there are more".to_owned(),
+            bytes => format!(
+                "{bytes} bytes are read from other legs until they can be written again; replace the disk"
+            ),
+        };
+        format!(
+            "the disk of {} had {} I/O errors: {rest}",
+            leg.node, leg.io_errors
+        )
+    })
+    .collect()
 }

@@ -114,6 +114,7 @@ impl Engine {
                 no_digests: None,
                 stream: stream::Stream::default(),
                 suspect: ChunkSet::empty(chunks),
+                failures: io_errors::Failures::default(),
             })
             .collect();
         let mut engine = Engine {
@@ -294,6 +295,7 @@ impl Engine {
         });
         leg.to_copy = 0;
         leg.no_digests = None;
+        leg.failures = io_errors::Failures::default();
         leg.stream.begin();
         leg.record = record;
         leg.state = LegState::Attaching;

@@ -178,7 +178,7 @@ impl Engine {
                     flush.failure.get_or_insert_with(|| failure.clone());
                 }
                 Job::Write(write) => write.doubt(&failure),
-                Job::Read(_) | Job::Copy(_) | Job::Check(_) => {}
+                Job::Read(_) | Job::Copy(_) | Job::Check(_) | Job::Repair(_) => {}
             }
         }
         for (request, _) in std::mem::take(&mut self.unanswered) {
@@ -211,7 +211,10 @@ impl Engine {
             quiet.subtract(&leg.missing);
             quiet.subtract(&leg.suspect);
         }
-        let cleaner = !self.clean && self.intent.untouched() && !self.has_suspects();
+        for chunk in self.unknown_chunks().into_iter().flatten() {
+            quiet.remove(chunk);
+        }
+        let cleaner = !self.clean && self.intent.untouched() && !self.keeps_bits();
         if quiet.is_empty() && !cleaner {
             return;
         }
@@ -261,7 +264,7 @@ impl Engine {
         let resyncing = !self
             .slots_in(&[LegState::Attaching, LegState::Resync, LegState::Finishing])
             .is_empty();
-        if !self.clean && !resyncing && self.intent.untouched() && !self.has_suspects() {
+        if !self.clean && !resyncing && self.intent.untouched() && !self.keeps_bits() {
             self.clean = true;
             self.clean_changed();
         }
@@ -290,12 +293,15 @@ impl Engine {
         let resyncing = !self
             .slots_in(&[LegState::Attaching, LegState::Resync, LegState::Finishing])
             .is_empty();
-        let kept = self.has_suspects();
+        let kept = self.keeps_bits();
         let droppable = self.complete() && {
             let mut dirty = self.intent.dirty().clone();
             self.legs
                 .iter()
                 .for_each(|leg| dirty.subtract(&leg.suspect));
+            for chunk in self.unknown_chunks().into_iter().flatten() {
+                dirty.remove(chunk);
+            }
             !dirty.is_empty()
         };
         // With bits that stay it does not become clean.
@@ -311,6 +317,11 @@ impl Engine {
         }
         self.stopped = true;
         effects.push(Effect::Stopped);
+    }
+
+    /// Whether bits have to stay although nothing is written: legs in sync may differ in their chunks.
+    fn keeps_bits(&self) -> bool {
+        self.has_suspects() || self.has_unknown()
     }
 
     /// Whether every attached leg's metadata says what is so now.

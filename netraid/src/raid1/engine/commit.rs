@@ -322,7 +322,10 @@ impl Engine {
     /// Nothing can be made durable any more: what waits for it fails.
     pub(super) fn fail_unlaunched(&mut self, effects: &mut Vec<Effect>) {
         for job in std::mem::take(&mut self.unlaunched) {
-            self.finish_write(job, effects);
+            match self.jobs.get(&job) {
+                Some(Job::Repair(_)) => self.end_repair(job),
+                _ => self.finish_write(job, effects),
+            }
         }
         for (request, _) in std::mem::take(&mut self.unanswered) {
             let failure = Failure::new(Errno::EIO, "the mirror lost its last leg in sync");

@@ -41,9 +41,12 @@ impl CopyJob {
 impl Engine {
     /// The piece has its range.
     pub(super) fn start_copy(&mut self, job: JobId, effects: &mut Vec<Effect>) {
-        let in_sync = self.in_sync();
         let resyncing = self.slots_in(&[LegState::Resync]);
-        let source = self.best_to_read(in_sync);
+        let Some(Job::Copy(copy)) = self.jobs.get(&job) else {
+            return;
+        };
+        let sources = self.sources(SlotSet::EMPTY, (copy.offset, copy.length));
+        let source = self.best_to_read(sources);
         let Some(Job::Copy(copy)) = self.jobs.get_mut(&job) else {
             return;
         };
@@ -95,14 +98,14 @@ impl Engine {
 
     /// Read what is to be copied from a leg in sync.
     pub(super) fn start_copy_read(&mut self, job: JobId, effects: &mut Vec<Effect>) {
-        let in_sync = self.in_sync();
         let resyncing = self.slots_in(&[LegState::Resync]);
         let Some(Job::Copy(copy)) = self.jobs.get_mut(&job) else {
             return;
         };
         copy.targets = copy.targets.and(resyncing);
-        let candidates = in_sync.without(copy.tried);
         let ((offset, length), targets) = (copy.run, copy.targets);
+        let tried = copy.tried;
+        let candidates = self.sources(tried, (offset, length));
         let source = self.best_to_read(candidates);
         let (Some(source), Some(Job::Copy(copy))) = (
             source.filter(|_| !targets.is_empty()),
@@ -213,6 +216,17 @@ impl Engine {
         }
     }
 
+    /// The legs in sync to copy from. What nobody knows is read only where nobody knows better: then the targets become
+    /// equal to it.
+    fn sources(&self, tried: SlotSet, (offset, length): (u64, u64)) -> SlotSet {
+        let left = self.in_sync().without(tried);
+        let known = self.readable(left, offset, length);
+        match self.knowing(self.in_sync(), offset, length).is_empty() {
+            true => left,
+            false => known,
+        }
+    }
+
     /// Another leg in sync may have the piece; if none has, its targets can't be made equal.
     fn copy_read_failed(
         &mut self,
@@ -221,18 +235,20 @@ impl Engine {
         outcome: Outcome,
         effects: &mut Vec<Effect>,
     ) {
-        let why = match outcome {
-            Err(failure) => failure.why.into_owned(),
-            Ok(_) => "its answer has the wrong length".into(),
+        let failure = match outcome {
+            Err(failure) => failure,
+            Ok(_) => Failure::new(Errno::EIO, "its answer has the wrong length"),
         };
-        if self.state(slot) != LegState::Absent {
-            self.leg_failed(slot, format!("failed a read of the resync: {why}"), effects);
+        let why = &failure.why;
+        if let Some(Job::Copy(copy)) = self.jobs.get(&job) {
+            let run = copy.run;
+            self.read_failed(slot, run, ("a read of the resync", &failure), effects);
         }
         let Some(Job::Copy(copy)) = self.jobs.get(&job) else {
             return;
         };
         let targets = copy.targets;
-        if !self.in_sync().without(copy.tried).is_empty() {
+        if !self.sources(copy.tried, copy.run).is_empty() {
             self.start_copy_read(job, effects);
             return;
         }

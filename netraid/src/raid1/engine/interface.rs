@@ -65,6 +65,11 @@ pub struct Settings {
     /// One of them in sync is expelled when more bytes than this are on their way to it; `None`: a full buffer makes writes
     /// wait (`on-congestion`).
     pub disconnect_above: Option<u64>,
+    /// The local leg is kept when it fails a write, and the application is told, while another has all
+    /// (`on-io-error = "pass-through"`).
+    pub pass_through: bool,
+    /// A leg is given up with the first error above so many since it was taken; 0 means no bound.
+    pub io_error_limit: u64,
 }
 
 impl Default for Settings {
@@ -81,9 +86,14 @@ impl Default for Settings {
             asynchronous: SlotSet::EMPTY,
             send_buffer: 10 << 20,
             disconnect_above: None,
+            pass_through: false,
+            io_error_limit: IO_ERROR_LIMIT,
         }
     }
 }
+
+/// Errors of a leg that are borne unless something else is configured.
+pub const IO_ERROR_LIMIT: u64 = 16;
 
 /// Names an application's request; chosen by the caller, unique among those not yet answered.
 pub type RequestId = u64;

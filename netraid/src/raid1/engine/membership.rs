@@ -195,6 +195,7 @@ impl Engine {
         leg.missing.clear();
         // Their bits stay: a leg is away from now on, and when it returns it gets what is marked.
         leg.suspect.clear();
+        leg.failures.forget_ranges();
         leg.expelled += 1;
         self.forget_copies_to(slot);
         effects.push(Effect::Expel { slot, reason });

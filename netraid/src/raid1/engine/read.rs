@@ -1,4 +1,5 @@
-//! Reads and what else changes nothing: answered by the local leg, or by another leg in sync when that one fails.
+//! Reads and what else changes nothing: answered by the local leg, or by another leg in sync when that one fails; then
+//! what it failed is written to it again.
 
 use super::*;
 
@@ -39,7 +40,11 @@ impl Engine {
             .filter_map(|(number, _)| Slot::new(number))
             .collect::<SlotSet>()
             .without(tried);
-        let request = read.request;
+        let (request, range) = (read.request, read.command.range());
+        let candidates = match range {
+            Some((offset, length)) => self.readable(candidates, offset, length),
+            None => candidates,
+        };
         let Some(slot) = self.best_to_read(candidates) else {
             self.jobs.remove(&job);
             effects.push(Effect::Answer {
@@ -88,8 +93,8 @@ impl Engine {
             }
             Err(failure) => {
                 let data = matches!(read.command, Command::Read { .. });
-                if data && self.state(slot) != LegState::Absent {
-                    self.leg_failed(slot, format!("failed a read: {}", failure.why), effects);
+                if data && let Some(range) = read.command.range() {
+                    self.read_failed(slot, range, ("a read", &failure), effects);
                 }
                 self.try_read(job, failure, effects);
             }

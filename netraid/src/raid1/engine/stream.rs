@@ -211,7 +211,7 @@ impl Engine {
         let owed = |job: &Job| match job {
             Job::Write(_) => true,
             Job::Flush(flush) => flush.answered,
-            Job::Read(_) | Job::Copy(_) | Job::Check(_) => false,
+            Job::Read(_) | Job::Copy(_) | Job::Check(_) | Job::Repair(_) => false,
         };
         !self.unanswered.is_empty() || self.jobs.values().any(owed)
     }

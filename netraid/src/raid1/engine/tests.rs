@@ -1,6 +1,7 @@
 //! What the simulation is too blunt for: orders, choices and words. Whatever a test does not perform itself succeeds.
 
 mod flushes;
+mod io_errors;
 mod legs;
 mod metadata;
 mod orders;

@@ -71,6 +71,8 @@ pub struct Verify {
     interrupted: Option<String>,
 }
 
+const FAILED_WRITES: &str = "this node's own leg has failed writes that could not be repeated yet";
+
 /// Runs of differences that are kept of one verify.
 pub const MOST_DIFFERENCES: usize = 256;
 
@@ -129,6 +131,7 @@ impl Engine {
             () if self.state(self.local) != LegState::InSync => {
                 Some("this node's own leg has failed".into())
             }
+            () if self.has_unknown() => Some(FAILED_WRITES.into()),
             () if targets.is_empty() => Some("no such leg is in sync".into()),
             () if order.start >= order.stop.min(self.shape.size) => Some(format!(
                 "there is nothing from byte {} on up to byte {}",
@@ -203,6 +206,8 @@ impl Engine {
             self.interrupt_verify(format!("leg {slot} is not in sync any more: {why}"));
         } else if !in_sync.contains(self.local) {
             self.interrupt_verify("this node's own leg has failed".into());
+        } else if self.has_unknown() {
+            self.interrupt_verify(FAILED_WRITES.into());
         }
         let window = if self.is_quiet() { WINDOW } else { BUSY_WINDOW };
         let most = self.settings.resync_piece.max(1);
@@ -249,7 +254,9 @@ impl Engine {
             return;
         };
         let (piece, source, targets) = (check.piece, check.source, check.targets);
-        if !targets.without(in_sync).is_empty() || !in_sync.contains(source) {
+        let lost = !targets.without(in_sync).is_empty() || !in_sync.contains(source);
+        // What it has there would accuse the targets.
+        if lost || self.is_unknown(source, piece.0, piece.1) {
             return self.end_check(job, false);
         }
         let mut all = targets;
@@ -297,9 +304,10 @@ impl Engine {
         let data = match outcome {
             Ok(Answer::Data(data)) if data.len() as u64 == reading.of.length => data,
             Ok(_) => {
-                return self.check_failed(job, slot, "its answer has the wrong length", effects);
+                let failure = Failure::new(Errno::EIO, "its answer has the wrong length");
+                return self.check_failed(job, slot, &failure, effects);
             }
-            Err(failure) => return self.check_failed(job, slot, &failure.why, effects),
+            Err(failure) => return self.check_failed(job, slot, &failure, effects),
         };
         if slot == check.source {
             reading.ours = Some(data);
@@ -368,12 +376,23 @@ impl Engine {
         }
     }
 
-    /// A leg that can't be read is not in sync in any useful sense.
-    fn check_failed(&mut self, job: JobId, slot: Slot, why: &str, effects: &mut Vec<Effect>) {
-        self.interrupt_verify(format!("leg {slot} can't be read: {why}"));
+    /// What could not be read is written to the leg again; whoever goes on with the verify compares it then.
+    fn check_failed(
+        &mut self,
+        job: JobId,
+        slot: Slot,
+        failure: &Failure,
+        effects: &mut Vec<Effect>,
+    ) {
+        self.interrupt_verify(format!("leg {slot} can't be read: {}", failure.why));
+        let of = match self.jobs.get(&job) {
+            Some(Job::Check(check)) => check.reading.as_ref().map(|reading| reading.of),
+            _ => None,
+        };
         self.end_check(job, false);
-        if self.state(slot) != LegState::Absent {
-            self.leg_failed(slot, format!("failed a read of the verify: {why}"), effects);
+        if let Some(of) = of {
+            let what = ("a read of the verify", failure);
+            self.read_failed(slot, (of.offset, of.length), what, effects);
         }
     }
 

@@ -66,6 +66,7 @@ impl Engine {
                 Some(Job::Write(write)) => write.ticket = Some(ticket),
                 Some(Job::Copy(copy)) => copy.ticket = Some(ticket),
                 Some(Job::Check(check)) => check.ticket = Some(ticket),
+                Some(Job::Repair(repair)) => repair.ticket = Some(ticket),
                 _ => {}
             }
             self.runnable.push_back(job);
@@ -106,6 +107,9 @@ impl Engine {
     pub(super) fn launch_ready_writes(&mut self, effects: &mut Vec<Effect>) {
         for job in std::mem::take(&mut self.unlaunched) {
             let Some(Job::Write(write)) = self.jobs.get(&job) else {
+                if !self.launch_repair(job, effects) {
+                    self.unlaunched.push_back(job);
+                }
                 continue;
             };
             let chunks = self.shape.chunks_of(write.offset, write.length);
@@ -160,15 +164,24 @@ impl Engine {
             return;
         };
         match outcome {
-            Ok(_) => write.done.insert(slot),
+            Ok(_) => {
+                write.done.insert(slot);
+                let (offset, length) = (write.offset, write.length);
+                self.wrote(slot, offset, length);
+            }
             Err(failure) => {
                 let reason = format!("failed a write at {}: {}", write.offset, failure.why);
+                let (offset, length) = (write.offset, write.length);
                 let chunks = self.shape.chunks_of(write.offset, write.length);
                 write.failure = Some(failure);
-                if self.state(slot) != LegState::Absent {
+                if self.passes_through(slot, offset, length) {
+                    if let Some(Job::Write(write)) = self.jobs.get_mut(&job) {
+                        write.refused = true;
+                    }
+                } else if self.state(slot) != LegState::Absent {
                     self.leg_failed(slot, reason, effects);
                 }
-                if self.state(slot) == LegState::InSync {
+                if self.is_last_in_sync(slot) {
                     // The last leg in sync failed it and is kept: it failed, whatever other legs made of it.
                     let mut again = crate::raid1::chunks::ChunkSet::empty(self.shape.chunks());
                     for chunk in chunks {

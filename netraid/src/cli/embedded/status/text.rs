@@ -52,6 +52,15 @@ pub(super) fn mirror(status: &Status, colour: bool) -> String {
             };
             page += &format!("  {:node$}  {when}{}\n", "", plain(reason));
         }
+        if leg.io_errors > 0 {
+            let text = format!(
+                "{} I/O errors, {} repaired, {} not read from it",
+                leg.io_errors,
+                size(leg.repaired_bytes),
+                size(leg.failed_bytes)
+            );
+            page += &format!("  {:node$}  {}\n", "", plain(&text));
+        }
         if let Some(why) = &leg.no_digests {
             let text = format!("resyncs send all that is marked: {why}");
             page += &format!("  {:node$}  {}\n", "", plain(&text));

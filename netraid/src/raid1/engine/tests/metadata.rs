@@ -76,8 +76,10 @@ fn the_local_leg_that_comes_back_is_marked_after_another_says_that_it_is_in_sync
     }
     // The remote leg's disk still says that it is being resynced.
     assert!(!bench.image(REMOTE).record.consistent);
-    bench.read(1);
-    bench.end("read 0", eio("scratched"));
+    bench.feed(Event::Remove {
+        slot: slot(LOCAL),
+        reason: "scratched".into(),
+    });
     bench.attach_again(LOCAL);
     while bench.image(LOCAL).record.consistent {
         let next = bench.pending()[0].clone();

@@ -16,6 +16,9 @@ fn leg(slot: usize, node: &str, status: &str, disk: &str) -> LegStatus {
         no_digests: None,
         behind_bytes: None,
         differing_bytes: 0,
+        io_errors: 0,
+        repaired_bytes: 0,
+        failed_bytes: 0,
     }
 }
 
