@@ -65,6 +65,10 @@ pub struct Options {
     pub session: Option<Session>,
     /// Ask, with the session, for a connection whose requests are done in order; [`Export::ordered`] tells whether it is.
     pub ordered: bool,
+    /// Ask, with the session, for checksums behind all messages; [`Export::integrity`] tells whether there are.
+    pub integrity: bool,
+    /// Counts connections that end because a message was changed on its way.
+    pub damaged: Option<Arc<AtomicU64>>,
     /// Called around each batch of completions.
     pub around_batch: Option<AroundBatch>,
 }
@@ -81,6 +85,8 @@ impl Default for Options {
             contexts: Vec::new(),
             session: None,
             ordered: false,
+            integrity: false,
+            damaged: None,
             around_batch: None,
         }
     }
@@ -296,6 +302,10 @@ impl Shared {
                     });
                 }
             },
+        };
+        let frame = match self.export.integrity {
+            true => frame.sealed(),
+            false => frame,
         };
         if self.outgoing.push(frame) {
             self.kick();

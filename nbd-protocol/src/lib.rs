@@ -8,6 +8,7 @@
 pub mod check;
 pub mod command;
 pub mod error;
+pub mod integrity;
 pub mod limit;
 pub mod negotiate;
 pub mod number;

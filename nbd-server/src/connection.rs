@@ -11,9 +11,13 @@ use std::net::Shutdown;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use nbd_protocol::check::ExportShape;
 use nbd_protocol::command::{Errno, Failure};
 use nbd_protocol::error::DecodeError;
+use nbd_protocol::integrity::{NOBODY, trailer};
+use nbd_protocol::number::{CommandFlags, CommandType};
+use nbd_protocol::reply::ReplyTo;
 use nbd_protocol::request::{HeaderStyle, RequestHeader};
 
 use crate::batch::{batch, set_may_wait};
@@ -21,6 +25,7 @@ use crate::connection::collect::{Next, Segment};
 use crate::connection::input::Input;
 use crate::export::{Closed, Export};
 use crate::line::Line;
+use crate::reply::Reply;
 use crate::server::Shared;
 
 /// Serves one client to the end. Never panics because of what the client sends.
@@ -71,6 +76,8 @@ enum End {
     Stopping,
     #[error("it broke the protocol: {0}")]
     Broken(#[from] DecodeError),
+    #[error("a message came with a wrong checksum, and nothing of it was done")]
+    Damaged,
     #[error("it stopped in the middle of a message for {STALL:?}")]
     Stalled,
     #[error("receiving failed: {0}")]
@@ -104,6 +111,7 @@ impl Connection {
                 Next::Discard(header, failure) => self.discard(header, failure),
                 Next::Disconnect => Err(End::Goodbye),
                 Next::Broken(error) => Err(End::Broken(error)),
+                Next::Damaged => Err(self.damaged()),
             };
             if let Err(end) = step {
                 return end;
@@ -139,10 +147,45 @@ impl Connection {
         // Memory is taken only when it may be used: what is still in flight has gone first.
         self.make_room(length as u64)?;
         let head = RequestHeader::size(self.shape.style);
-        match self.input.payload(&self.line.socket, head, length)? {
-            Some(data) => self.add_payload(header, data),
+        let front = Bytes::copy_from_slice(self.input.buffer.get(..head).unwrap_or_default());
+        let whole = length + self.tail();
+        match self.input.payload(&self.line.socket, head, whole)? {
+            Some(mut data) => {
+                let tail = data.split_off(length);
+                if !tail.is_empty() && trailer(&[&front, &data]) != tail[..] {
+                    return Err(self.damaged());
+                }
+                self.add_payload(header, data)
+            }
             None => Err(self.end_of_input()),
         }
+    }
+
+    /// A message was changed on its way: the client hears of it, and nothing more is done for this connection.
+    fn damaged(&self) -> End {
+        let peer = self.line.socket.peer();
+        let export = self.export.name();
+        tracing::warn!(
+            connection = self.line.id,
+            peer,
+            export,
+            "a message came with a wrong checksum; the connection ends"
+        );
+        let header = RequestHeader {
+            flags: CommandFlags::default(),
+            kind: CommandType::READ,
+            cookie: NOBODY,
+            offset: 0,
+            length: 0,
+        };
+        let failure = Failure::new(Errno::EIO, "a request came with a wrong checksum");
+        let to = ReplyTo::new(self.shape.style, header);
+        let mut reply = Reply::written(|out| to.failure(&failure, out));
+        // It answers no request.
+        reply.last = false;
+        self.line.answer_later(reply);
+        self.line.send_waiting();
+        End::Damaged
     }
 
     /// Consumes the payload of a refused request, then answers it.
@@ -269,7 +312,7 @@ impl Connection {
     /// starts any more.
     fn peer_closed(&mut self) -> Result<(), End> {
         self.input.drain(&self.line.socket);
-        if ends_with_goodbye(&self.input.buffer, self.shape.style) {
+        if ends_with_goodbye(&self.input.buffer, self.shape.style, self.tail()) {
             self.graceful = true;
             return Ok(());
         }
@@ -318,6 +361,7 @@ impl Connection {
     fn conclude(&self, end: &End) {
         let patience = match end {
             End::Goodbye | End::Stopping | End::Broken(_) => FINISH,
+            End::Damaged => FINISH_FOR_NOBODY,
             End::Hangup | End::Stalled => FINISH_FOR_NOBODY,
             End::Cut | End::Receive(_) => Duration::ZERO,
         };
@@ -329,7 +373,7 @@ impl Connection {
             self.line.send_waiting();
             self.line.wait_for_room(PATIENCE);
         }
-        if matches!(end, End::Stopping | End::Broken(_)) {
+        if matches!(end, End::Stopping | End::Broken(_) | End::Damaged) {
             self.line.socket.shut_down(Shutdown::Write);
             self.input.linger(&self.line.socket);
         }
@@ -339,7 +383,7 @@ impl Connection {
 }
 
 /// Whether the requests in `bytes`, the rest of a stream, end in DISC.
-fn ends_with_goodbye(mut bytes: &[u8], style: HeaderStyle) -> bool {
+fn ends_with_goodbye(mut bytes: &[u8], style: HeaderStyle, tail: usize) -> bool {
     while let Ok(Some(header)) = RequestHeader::decode(style, bytes) {
         if header.kind == nbd_protocol::number::CommandType::DISC {
             return true;
@@ -347,7 +391,7 @@ fn ends_with_goodbye(mut bytes: &[u8], style: HeaderStyle) -> bool {
         let Ok(payload) = header.payload_length(style) else {
             return false;
         };
-        match bytes.get(RequestHeader::size(style) + payload as usize..) {
+        match bytes.get(RequestHeader::size(style) + payload as usize + tail..) {
             Some(rest) => bytes = rest,
             None => return false,
         }

@@ -17,7 +17,7 @@ use linux_sys::socket::{Wait, send};
 use crate::batch;
 use crate::budget::{Budget, OWN_SHARE};
 use crate::export::Export;
-use crate::reply::Reply;
+use crate::reply::{PARTS, Reply};
 use crate::socket::Socket;
 
 /// One connection.
@@ -29,6 +29,7 @@ pub(crate) struct Line {
     pub(crate) export: OnceLock<Arc<Export>>,
     /// Requests are done in the order in which they come; set before transmission begins.
     ordered: AtomicBool,
+    sealed: AtomicBool,
     limits: Limits,
     outgoing: Mutex<Outgoing>,
     /// Signalled when something was sent while the connection's own thread waits for room.
@@ -88,6 +89,7 @@ impl Line {
             socket,
             export: OnceLock::new(),
             ordered: AtomicBool::new(false),
+            sealed: AtomicBool::new(false),
             limits,
             outgoing: Mutex::default(),
             room: Condvar::new(),
@@ -100,6 +102,16 @@ impl Line {
     /// From now on everything is done in order.
     pub(crate) fn keep_order(&self) {
         self.ordered.store(true, Ordering::Release);
+    }
+
+    /// From now on all messages are followed by checksums.
+    pub(crate) fn seal(&self) {
+        self.sealed.store(true, Ordering::Release);
+    }
+
+    /// Whether messages are followed by checksums.
+    pub(crate) fn is_sealed(&self) -> bool {
+        self.sealed.load(Ordering::Acquire)
     }
 
     /// Whether everything is done in order, up to the first failure.
@@ -203,7 +215,10 @@ impl Line {
 
     /// Queues a reply. It is sent by the connection's own thread at the end of what it does now, by the end of the
     /// batch that this thread is in, or at once.
-    pub(crate) fn answer(self: &Arc<Self>, reply: Reply) {
+    pub(crate) fn answer(self: &Arc<Self>, mut reply: Reply) {
+        if self.is_sealed() {
+            reply.seal();
+        }
         let send_now = {
             let mut outgoing = self.lock();
             if outgoing.broken {
@@ -221,7 +236,10 @@ impl Line {
     }
 
     /// Queues a reply that the connection's own thread is about to send.
-    pub(crate) fn answer_later(&self, reply: Reply) {
+    pub(crate) fn answer_later(&self, mut reply: Reply) {
+        if self.is_sealed() {
+            reply.seal();
+        }
         let mut outgoing = self.lock();
         if outgoing.broken {
             outgoing.finish(&reply);
@@ -319,7 +337,10 @@ impl Line {
     ) -> io::Result<()> {
         let mut pieces = [IoSlice::new(&[]); PIECES];
         let mut count = 0;
-        for reply in queue.iter().take(PIECES / 2) {
+        for reply in queue.iter() {
+            if count + PARTS > PIECES {
+                break;
+            }
             for part in reply.unsent() {
                 if !part.is_empty() {
                     pieces[count] = IoSlice::new(part);
@@ -427,7 +448,7 @@ struct Sent {
     bytes: u64,
 }
 
-/// Pieces of one sendmsg(2): a header and a payload for each of 64 replies.
-const PIECES: usize = 128;
+/// Pieces of one sendmsg(2): a header and a payload for each of 64 replies, fewer with checksums.
+const PIECES: usize = 129;
 const STACK: usize = 256 << 10;
 const LINGER: Duration = Duration::from_secs(2);

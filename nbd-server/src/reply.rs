@@ -1,6 +1,7 @@
 //! One message to a client, on its way: a small header and a payload that is sent from where it is.
 
 use bytes::Bytes;
+use nbd_protocol::integrity::{TRAILER, trailer};
 use nbd_protocol::reply::ReplyTo;
 
 /// A header, a payload behind it, and how much of both has been sent.
@@ -8,6 +9,9 @@ pub(crate) struct Reply {
     header: [u8; ReplyTo::MAX_HEADER],
     header_length: u8,
     payload: Bytes,
+    /// The checksum of both, if that was negotiated.
+    trailer: [u8; TRAILER],
+    trailer_length: u8,
     sent: usize,
     /// The last message of its request.
     pub(crate) last: bool,
@@ -27,6 +31,8 @@ impl Reply {
             header,
             header_length,
             payload,
+            trailer: [0; TRAILER],
+            trailer_length: 0,
             sent: 0,
             last: true,
             charge: 0,
@@ -40,13 +46,25 @@ impl Reply {
         Reply::new(|_| {}, Bytes::from(message))
     }
 
-    /// The parts that are still to be sent; either may be empty.
-    pub(crate) fn unsent(&self) -> [&[u8]; 2] {
-        let header = &self.header[..usize::from(self.header_length)];
-        match header.get(self.sent..) {
-            Some(rest) => [rest, &self.payload],
-            None => [&[], &self.payload[self.sent - header.len()..]],
+    /// Puts a checksum behind it, unless there is no message: some replies only end what they answer.
+    pub(crate) fn seal(&mut self) {
+        if self.length() > 0 {
+            let header = &self.header[..usize::from(self.header_length)];
+            self.trailer = trailer(&[header, &self.payload]);
+            self.trailer_length = TRAILER as u8;
         }
+    }
+
+    /// The parts that are still to be sent; each may be empty.
+    pub(crate) fn unsent(&self) -> [&[u8]; PARTS] {
+        let mut sent = self.sent;
+        let header = &self.header[..usize::from(self.header_length)];
+        let trailer = &self.trailer[..usize::from(self.trailer_length)];
+        [header, &self.payload, trailer].map(|part| {
+            let gone = sent.min(part.len());
+            sent -= gone;
+            &part[gone..]
+        })
     }
 
     /// Takes note that up to `bytes` more were sent; returns how many of them belong to what comes after.
@@ -61,9 +79,12 @@ impl Reply {
     }
 
     fn length(&self) -> usize {
-        usize::from(self.header_length) + self.payload.len()
+        usize::from(self.header_length) + self.payload.len() + usize::from(self.trailer_length)
     }
 }
+
+/// Parts of a reply.
+pub(crate) const PARTS: usize = 3;
 
 #[cfg(test)]
 mod tests {
@@ -75,8 +96,7 @@ mod tests {
         let mut reply = Reply::new(|out| out.put_slice(b"head"), Bytes::from_static(b"tail"));
         let mut sent = Vec::new();
         while !reply.is_sent() {
-            let [header, payload] = reply.unsent();
-            sent.push(*header.first().unwrap_or_else(|| &payload[0]));
+            sent.push(*reply.unsent().into_iter().flatten().next().unwrap());
             assert_eq!(reply.advance(1), 0);
         }
         assert_eq!(sent, b"headtail");

@@ -142,13 +142,16 @@ pub struct Start {
     pub care: Care,
 }
 
-/// What becomes of legs that fail; the embedded engine alone knows it, the kernel's RAID1 gives them up.
+/// What becomes of legs that fail, and how damage on the way is noticed; the embedded engine alone knows it, the kernel's
+/// RAID1 gives legs up.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Care {
     /// The own leg is kept when it fails a write, and the application is told.
     pub pass_through: bool,
     /// Errors after which a leg is given up, 0 for no bound; `None` for the default.
     pub error_limit: Option<u64>,
+    /// Messages between the legs are followed by checksums.
+    pub integrity: bool,
 }
 
 /// Legs that are written asynchronously with order kept (protocol A); the embedded engine alone can do that.

@@ -97,6 +97,7 @@ fn leg(slot: Slot, node: String, disk: &str, engine: &Engine, keepers: &Keepers)
         io_errors: io.errors,
         repaired_bytes: io.repaired,
         failed_bytes: io.failed,
+        damaged: keepers.damaged(slot),
         no_digests: engine.no_digests(slot).map(str::to_owned),
         behind_bytes: engine.behind(slot).filter(|_| state != LegState::Absent),
     }

@@ -49,6 +49,8 @@ pub struct Plan {
     pub settings: Settings,
     /// Nodes whose legs are written asynchronously, with order kept.
     pub asynchronous: Vec<String>,
+    /// Messages to and from the other legs are followed by checksums.
+    pub integrity: bool,
     /// Take a leg that was being resynced as it is.
     pub force: bool,
     /// Connect no leg but on order, and take none back that was lost: a supervisor says when.
@@ -137,7 +139,7 @@ impl Running {
         let mirror = Mirror::start(engine, link, metadata.clone(), on_expel);
         let timeout = Duration::from_millis(plan.settings.leg_timeout);
         let keepers = keepers
-            .get_or_init(|| Keepers::new(Arc::clone(&mirror), &metadata, timeout))
+            .get_or_init(|| Keepers::new(Arc::clone(&mirror), &metadata, timeout, plan.integrity))
             .clone();
         let over = Arc::new(AtomicBool::new(false));
         let looked_after = plan.supervised.then(|| Arc::clone(&keepers));

@@ -88,6 +88,9 @@ pub struct LegStatus {
     /// Bytes that are not read from it before they could be written again.
     #[serde(default)]
     pub failed_bytes: u64,
+    /// Connections to it that ended because a message was changed on its way (`data-integrity-alg`).
+    #[serde(default)]
+    pub damaged: u64,
 }
 
 /// The status words shown to people.

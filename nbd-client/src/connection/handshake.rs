@@ -39,6 +39,8 @@ pub struct Export {
     pub fenced: bool,
     /// The server does what comes over this connection in order.
     pub ordered: bool,
+    /// All messages are followed by checksums.
+    pub integrity: bool,
     /// What names the server's memory of writes that were answered and not flushed; another name: they may be lost.
     pub memory: Option<String>,
     /// The export's canonical name, if the server said one.
@@ -142,6 +144,8 @@ pub(crate) fn open_bare(
 ) -> Result<(OwnedFd, Export, usize), OpenError> {
     let options = Options {
         headers: HeaderStyle::Simple,
+        // The kernel's client knows nothing of them.
+        integrity: false,
         contexts: Vec::new(),
         ..options.clone()
     };
@@ -156,6 +160,7 @@ pub(super) fn open(target: &Target, options: &Options) -> Result<Opened, OpenErr
     wants.contexts.clone_from(&options.contexts);
     wants.session = options.session;
     wants.ordered = options.ordered;
+    wants.integrity = options.integrity;
     let deadline = Instant::now() + options.connect_timeout;
     let (socket, outcome, surplus) = match negotiate(target, wants.clone(), options, deadline) {
         // Some servers know no option but EXPORT_NAME and hang up on all others.
@@ -288,6 +293,7 @@ fn described(outcome: Outcome, options: &Options) -> Option<Export> {
         contexts,
         fenced: outcome.fenced,
         ordered: outcome.ordered,
+        integrity: outcome.integrity,
         memory: outcome.memory,
         name: export.name,
         description: export.description,

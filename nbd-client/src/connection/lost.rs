@@ -44,6 +44,12 @@ pub enum Lost {
         /// What the system said.
         error: String,
     },
+    /// A message was changed on its way; nothing that follows it is believed.
+    #[error("a message was damaged on its way: {what}")]
+    Damaged {
+        /// Which.
+        what: String,
+    },
     /// The server broke the protocol; nothing it says is believed any more.
     #[error("the server broke the protocol: {what}")]
     Violation {

@@ -12,6 +12,7 @@ use std::sync::{Condvar, Mutex, MutexGuard};
 
 use bytes::Bytes;
 use linux_sys::socket::{self, Wait};
+use nbd_protocol::integrity::{TRAILER, trailer};
 
 /// One request on its way: header, payload, and how much of both has left already.
 pub(super) struct Frame {
@@ -19,6 +20,9 @@ pub(super) struct Frame {
     header: [u8; MAX_HEADER],
     header_length: usize,
     payload: Bytes,
+    /// The checksum of both, if that was negotiated.
+    trailer: [u8; TRAILER],
+    trailer_length: usize,
     sent: usize,
 }
 
@@ -33,19 +37,33 @@ impl Frame {
             header: fixed,
             header_length,
             payload,
+            trailer: [0; TRAILER],
+            trailer_length: 0,
             sent: 0,
         }
     }
 
-    fn length(&self) -> usize {
-        self.header_length + self.payload.len()
+    /// The same with its checksum behind it.
+    pub(super) fn sealed(mut self) -> Frame {
+        self.trailer = trailer(&[&self.header[..self.header_length], &self.payload]);
+        self.trailer_length = TRAILER;
+        self
     }
 
-    /// The header's and the payload's bytes that have not left yet.
-    fn rest(&self) -> (&[u8], &[u8]) {
-        let header = &self.header[self.sent.min(self.header_length)..self.header_length];
-        let payload = &self.payload[self.sent.saturating_sub(self.header_length)..];
-        (header, payload)
+    fn length(&self) -> usize {
+        self.header_length + self.payload.len() + self.trailer_length
+    }
+
+    /// The bytes of header, payload and checksum that have not left yet.
+    fn rest(&self) -> [&[u8]; PARTS] {
+        let mut sent = self.sent;
+        let header = &self.header[..self.header_length];
+        let trailer = &self.trailer[..self.trailer_length];
+        [header, &self.payload, trailer].map(|part| {
+            let gone = sent.min(part.len());
+            sent -= gone;
+            &part[gone..]
+        })
     }
 }
 
@@ -225,11 +243,10 @@ fn send_frames(
         let mut pieces = [IoSlice::new(&[]); MAX_PIECES];
         let mut count = 0;
         for frame in frames.iter() {
-            if count + 2 > MAX_PIECES {
+            if count + PARTS > MAX_PIECES {
                 break;
             }
-            let (header, payload) = frame.rest();
-            for piece in [header, payload] {
+            for piece in frame.rest() {
                 if !piece.is_empty() {
                     pieces[count] = IoSlice::new(piece);
                     count += 1;
@@ -256,6 +273,9 @@ fn send_frames(
     Ok(true)
 }
 
+/// Parts of a frame.
+const PARTS: usize = 3;
+
 /// Longest request header: that of extended headers.
 const MAX_HEADER: usize = 32;
 
@@ -266,7 +286,7 @@ const GATHER_BYTES: usize = 256 << 10;
 const GATHER_FRAMES: usize = MAX_PIECES / 2;
 
 /// Pieces in one sendmsg(2); the array stands on the stack.
-const MAX_PIECES: usize = 128;
+const MAX_PIECES: usize = 129;
 
 /// How often one submitter sends for others before it hands over: nobody is kept for ever.
 const MAX_ROUNDS: usize = 8;

@@ -8,10 +8,12 @@ use std::io::{self, IoSliceMut};
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use linux_sys::buffer::Buffer;
 use linux_sys::eager::Eager;
 use nbd_protocol::command::{Answer, Completion, Errno, Failure, Outcome};
+use nbd_protocol::integrity::{Crc32, NOBODY, TRAILER};
 use nbd_protocol::pending::{Accepted, Piece};
 use nbd_protocol::reply::{Reply, ReplyBody};
 use nix::sys::socket::{MsgFlags, recvmsg};
@@ -37,6 +39,9 @@ pub(super) fn spawn(shared: &Arc<Shared>, surplus: &[u8]) -> io::Result<()> {
         .spawn(move || {
             let _ = receiver.shared.receiver.set(std::thread::current().id());
             let why = receiver.run();
+            if let (Lost::Damaged { .. }, Some(count)) = (&why, &receiver.shared.options.damaged) {
+                count.fetch_add(1, Ordering::Relaxed);
+            }
             receiver.shared.in_flight.end(why);
             // Dropping the receiver fails what is still in flight.
         })?;
@@ -77,10 +82,43 @@ impl Receiver {
     fn parse_one(&mut self) -> Result<bool, Lost> {
         let style = self.shared.export.style;
         let decoded =
-            Reply::decode(style, &self.staging[self.filled.clone()]).map_err(violation)?;
+            Reply::decode(style, &self.staging[self.filled.clone()]).map_err(|error| match self
+                .shared
+                .export
+                .integrity
+            {
+                true => damaged(&error.to_string()),
+                false => violation(error),
+            })?;
         let Some((reply, used)) = decoded else {
             return Ok(false);
         };
+        let sealed = self.shared.export.integrity;
+        let mut crc = Crc32::default();
+        if sealed {
+            let message = self.filled.start..self.filled.start + used;
+            crc.update(&self.staging[message.clone()]);
+            let announces = self
+                .shared
+                .in_flight
+                .with(reply.cookie, |entry| announces_bytes(entry, &reply));
+            // What announces bytes has its checksum behind them.
+            if announces != Some(true) {
+                let end = message.end + TRAILER;
+                if self.filled.end < end {
+                    return Ok(false);
+                }
+                if self.staging[message.end..end] != crc.trailer() {
+                    return Err(damaged("a reply came with a wrong checksum"));
+                }
+                self.filled.start += TRAILER;
+            }
+            if reply.cookie == NOBODY {
+                return Err(damaged(
+                    "the server received a request with a wrong checksum",
+                ));
+            }
+        }
         self.filled.start += used;
         let cookie = reply.cookie;
         let stranger = || violation(format!("a reply to no request of ours ({cookie:#x})"));
@@ -101,6 +139,16 @@ impl Receiver {
         }
         if let Some(Piece { at, length }) = accepted.data {
             self.receive_data(part(&mut buffer, at, length)?)?;
+            if sealed {
+                crc.update(part(&mut buffer, at, length)?);
+                let mut trailer = [0; TRAILER];
+                let large_reads = self.large_reads;
+                self.receive_data(&mut trailer)?;
+                self.large_reads = large_reads;
+                if trailer != crc.trailer() {
+                    return Err(damaged("the bytes of a read came with a wrong checksum"));
+                }
+            }
         }
         if accepted.finished {
             let mut entry = self.shared.in_flight.remove(cookie).ok_or_else(stranger)?;
@@ -321,6 +369,19 @@ fn from_server(failure: Failure) -> Failure {
         errno: lost::from_peer(failure.errno),
         why,
     }
+}
+
+/// Whether bytes of a read follow the reply, which its checksum covers.
+fn announces_bytes(entry: &Entry, reply: &Reply) -> bool {
+    match reply.body {
+        ReplyBody::Data { .. } => true,
+        ReplyBody::Simple { errno } => errno.0 == 0 && matches!(entry.received, Received::Data(..)),
+        _ => false,
+    }
+}
+
+fn damaged(what: &str) -> Lost {
+    Lost::Damaged { what: what.into() }
 }
 
 fn violation(what: impl ToString) -> Lost {

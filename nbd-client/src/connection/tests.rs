@@ -111,6 +111,7 @@ fn pair(style: HeaderStyle, options: Options) -> (Connection, Script) {
             .collect(),
         fenced: false,
         ordered: false,
+        integrity: false,
         memory: None,
         name: None,
         description: None,

@@ -280,6 +280,7 @@ mod tests {
             contexts: Vec::new(),
             fenced: true,
             ordered: false,
+            integrity: false,
             memory: Some("one".to_owned()),
             name: Some("disk".into()),
             description: None,

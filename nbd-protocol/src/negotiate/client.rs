@@ -18,6 +18,7 @@ pub use terms::{
 use bytes::{Buf, BufMut, BytesMut};
 
 use crate::error::DecodeError;
+use crate::integrity::INTEGRITY;
 use crate::limit::{MAX_COLLECTED, MAX_REPLIES, MAX_REPLY_DATA};
 use crate::number::{
     ClientFlags, HandshakeFlags, IHAVEOPT, Info, NBDMAGIC, OLDSTYLE_MAGIC, Opt, Rep,
@@ -216,6 +217,7 @@ impl ClientHandshake {
             contexts,
             session,
             ordered,
+            integrity,
             goal,
             ..
         } = &self.wants;
@@ -229,7 +231,9 @@ impl ClientHandshake {
             Step::Structured => ClientOption::StructuredReply,
             Step::Session => {
                 let order = ordered.then(|| ORDERED.to_owned());
-                let queries = session.iter().map(ToString::to_string).chain(order);
+                let checksums = integrity.then(|| INTEGRITY.to_owned());
+                let queries = session.iter().map(ToString::to_string);
+                let queries = queries.chain(order).chain(checksums);
                 let queries = queries.collect();
                 ClientOption::ListMetaContext(MetaRequest { export, queries })
             }
@@ -377,6 +381,7 @@ impl ClientHandshake {
             Step::Session => {
                 self.outcome.fenced = false;
                 self.outcome.ordered = false;
+                self.outcome.integrity = false;
             }
             Step::ListContexts => self.outcome.available_contexts.clear(),
             Step::SetContexts => self.outcome.contexts.clear(),

@@ -59,6 +59,7 @@ pub struct ServerHandshake {
     session: Option<(String, Session)>,
     /// The export that is to keep order, by the name as it was asked for.
     ordered: Option<String>,
+    integrity: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,6 +93,7 @@ impl ServerHandshake {
             contexts: None,
             session: None,
             ordered: None,
+            integrity: None,
         }
     }
 
@@ -118,6 +120,7 @@ impl ServerHandshake {
         self.contexts = None;
         self.session = None;
         self.ordered = None;
+        self.integrity = None;
     }
 
     /// Handles what is complete in `input`, takes it out, and appends the answers to `output`.

@@ -102,6 +102,7 @@ fn wishes(export: &str) -> Vec<ClientWants> {
                                 contexts: contexts.clone(),
                                 list_contexts,
                                 ordered: false,
+                                integrity: false,
                                 session,
                                 conservative,
                             });

@@ -6,6 +6,7 @@ use bytes::{Buf, Bytes};
 use nbd_protocol::check::{Checked, check, check_status_payload};
 use nbd_protocol::command::{Command, Errno, Failure};
 use nbd_protocol::error::DecodeError;
+use nbd_protocol::integrity::{TRAILER, trailer};
 use nbd_protocol::number::CommandFlags;
 use nbd_protocol::reply::ReplyTo;
 use nbd_protocol::request::{HeaderStyle, RequestHeader, StatusPayload};
@@ -65,6 +66,8 @@ pub(super) enum Next {
     Disconnect,
     /// The client's bytes make no sense from here on; everything before has been started.
     Broken(DecodeError),
+    /// The checksum of the next message is wrong; everything before has been started.
+    Damaged,
 }
 
 impl Connection {
@@ -91,14 +94,30 @@ impl Connection {
         let header = match RequestHeader::decode(style, &self.input.buffer) {
             Ok(Some(header)) => header,
             Ok(None) => return Err(Next::More(head)),
+            // Its checksum would be wrong as well.
+            Err(_) if self.tail() > 0 => return Err(Next::Damaged),
             Err(error) => return Err(Next::Broken(error)),
         };
-        let payload = header.payload_length(style).map_err(Next::Broken)? as usize;
-        let is_here = self.input.buffer.len() >= head + payload;
+        let payload = match header.payload_length(style) {
+            Ok(payload) => payload as usize,
+            Err(_) if self.tail() > 0 => return Err(Next::Damaged),
+            Err(error) => return Err(Next::Broken(error)),
+        };
+        let whole = head + payload + self.tail();
+        let is_here = self.input.buffer.len() >= whole;
+        if self.tail() > 0 {
+            // Nothing is believed before its checksum is there.
+            match self.input.buffer.get(..whole) {
+                Some(message) if is_sound(message) => {}
+                Some(_) => return Err(Next::Damaged),
+                None if payload > SHORT => return Err(Next::Payload(header)),
+                None => return Err(Next::More(whole)),
+            }
+        }
         let checked = match check(&header, &self.shape) {
             Ok(checked) => checked,
             Err(failure) if is_here => {
-                self.input.buffer.advance(head + payload);
+                self.input.buffer.advance(whole);
                 self.refuse(header, failure);
                 return Ok(());
             }
@@ -111,7 +130,7 @@ impl Connection {
             return Err(if payload > SHORT {
                 Next::Payload(header)
             } else {
-                Next::More(head + payload)
+                Next::More(whole)
             });
         }
         if self.segment.requests > 0 && self.is_split(&header) {
@@ -119,8 +138,14 @@ impl Connection {
         }
         self.input.buffer.advance(head);
         let data = self.input.buffer.split_to(payload).freeze();
+        self.input.buffer.advance(self.tail());
         self.add(header, checked, data);
         Ok(())
+    }
+
+    /// Bytes of the checksum behind each message.
+    pub(super) fn tail(&self) -> usize {
+        if self.line.is_sealed() { TRAILER } else { 0 }
     }
 
     /// Adds a request whose payload has been received apart.
@@ -278,6 +303,12 @@ impl Connection {
             .push(Reply::written(|out| to.failure(&failure, out)));
         self.segment.requests += 1;
     }
+}
+
+/// Whether a message with its checksum is as it was sent.
+fn is_sound(message: &[u8]) -> bool {
+    let sealed = message.split_last_chunk::<TRAILER>();
+    sealed.is_some_and(|(message, tail)| trailer(&[message]) == *tail)
 }
 
 /// As many replies as one call sends.

@@ -94,6 +94,9 @@ fn agree(
     if negotiated.ordered {
         line.keep_order();
     }
+    if negotiated.integrity {
+        line.seal();
+    }
     export
         .join(line, negotiated.session)
         .map_err(|error| match error {

@@ -92,6 +92,9 @@ impl Backend for Embedded {
         if let Some(bytes) = start.streams.disconnect_above {
             command.arg("--disconnect-above").arg(bytes.to_string());
         }
+        if start.care.integrity {
+            command.args(["--data-integrity-alg", "crc32"]);
+        }
         if start.care.pass_through {
             command.args(["--on-io-error", "pass-through"]);
         }

@@ -21,7 +21,7 @@ pub(super) struct Arguments {
 enum Order {
     Create(create::Arguments),
     Extend(extend::Arguments),
-    Run(run::Arguments),
+    Run(Box<run::Arguments>),
     Status(status::Arguments),
 }
 

@@ -85,6 +85,10 @@ pub(super) struct Arguments {
     #[arg(long, default_value_t = IO_ERROR_LIMIT, value_name = "COUNT")]
     io_error_limit: u64,
 
+    /// Put checksums of this kind behind all that goes to and comes from the targets
+    #[arg(long, default_value = "none", value_name = "ALGORITHM", value_parser = ["crc32", "none"])]
+    data_integrity_alg: String,
+
     /// Take a leg that was being resynced as it is: its blocks may be of different times
     #[arg(long)]
     force: bool,
@@ -121,6 +125,7 @@ pub(super) fn perform(arguments: &Arguments) -> Result<(), Exit> {
             ..Settings::default()
         },
         asynchronous: arguments.asynchronous.clone(),
+        integrity: arguments.data_integrity_alg != "none",
         force: arguments.force,
         supervised: arguments.supervised,
     };

@@ -1,4 +1,5 @@
-//! What becomes of a disk that answers with errors: DRBD's `on-io-error` with DRBD's values.
+//! What becomes of a disk that answers with errors, and of what is changed on its way: DRBD's `on-io-error` and
+//! `data-integrity-alg`.
 
 use super::fields::{Fields, Key};
 use super::mirror::Backend;
@@ -79,4 +80,31 @@ pub(super) fn read(
         policy.map_or_else(OnIoError::default, |at| at.value),
         limit.map(|at| u64::from(at.value)),
     )
+}
+
+/// Checksums behind all that goes to and comes from the targets.
+pub(super) const INTEGRITY: Key = Key {
+    name: "data-integrity-alg",
+    example: "data-integrity-alg = \"crc32\"",
+};
+
+/// Whether there are checksums.
+pub(super) fn integrity(
+    fields: &Fields<'_>,
+    backend: Option<Backend>,
+    problems: &mut Problems,
+) -> bool {
+    let words = [("crc32", true), ("none", false)];
+    let integrity = fields.word(INTEGRITY.name, &words, problems);
+    let Some(integrity) = integrity.filter(|at| at.value) else {
+        return false;
+    };
+    if backend == Some(Backend::Md) {
+        let complaint = Complaint::new(
+            "data-integrity-alg \"crc32\" is not built for backend \"md\": the kernel's nbd client knows no checksums",
+            "write backend = \"embedded\", or leave data-integrity-alg out",
+        );
+        problems.note(&integrity.place, complaint);
+    }
+    true
 }

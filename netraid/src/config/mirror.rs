@@ -101,6 +101,8 @@ pub struct MirrorConfig {
     pub disconnect_above: Option<u64>,
     /// `verify-rate`: most bytes a second that a verify reads of each leg; 0 for no bound.
     pub verify_rate: u64,
+    /// `data-integrity-alg`: messages between the legs are followed by checksums.
+    pub integrity: bool,
     /// What becomes of a leg that fails a write.
     pub on_io_error: OnIoError,
     /// With the first error above so many a leg is given up, 0 for no bound; `None` for the default.
@@ -159,6 +161,7 @@ impl MirrorConfig {
         crate::array::Care {
             pass_through: self.on_io_error == OnIoError::PassThrough,
             error_limit: self.io_error_limit,
+            integrity: self.integrity,
         }
     }
 
@@ -245,6 +248,7 @@ const KEYS: &[Key] = &[
         name: "csums-alg",
         example: "csums-alg = \"blake3\"",
     },
+    io_errors::INTEGRITY,
     Key {
         name: "verify-rate",
         example: "verify-rate = 102400",
@@ -310,6 +314,7 @@ pub(super) struct Draft {
     compare: Option<bool>,
     verify_rate: Option<u64>,
     io_errors: (OnIoError, Option<u64>),
+    integrity: bool,
 }
 
 pub(super) struct DraftNode {
@@ -355,6 +360,7 @@ pub(super) fn read(source: &Source, problems: &mut Problems) -> Option<Draft> {
         );
         problems.note(&compare.place, complaint);
     }
+    let integrity = io_errors::integrity(&fields, backend, problems);
     let verify_rate = fields.number::<u32>("verify-rate", 0..=i64::from(u32::MAX), problems);
     if let (Some(Backend::Md), Some(rate)) = (backend, &verify_rate) {
         let complaint = Complaint::new(
@@ -400,6 +406,7 @@ pub(super) fn read(source: &Source, problems: &mut Problems) -> Option<Draft> {
         compare: compare.map(|at| at.value),
         verify_rate: verify_rate.map(|at| u64::from(at.value) << 10),
         io_errors,
+        integrity,
     })
 }
 
@@ -560,6 +567,7 @@ impl Draft {
             handlers: self.handlers,
             verify_rate: self.verify_rate.unwrap_or(VERIFY_RATE),
             compare: self.compare.unwrap_or(self.backend? == Backend::Embedded),
+            integrity: self.integrity,
             on_io_error: self.io_errors.0,
             io_error_limit: self.io_errors.1,
             nodes: nodes?,

@@ -146,7 +146,7 @@ fn each_mistake_in_a_file_has_its_line_column_reason_and_remedy() {
         (
             "colour = 1",
             "4:1: unknown key \"colour\"; known here are tag, number, backend, device, protocol, sndbuf-size, \
-             on-congestion, congestion-fill, chunk, bitmap, csums-alg, verify-rate, nodes, \
+             on-congestion, congestion-fill, chunk, bitmap, csums-alg, data-integrity-alg, verify-rate, nodes, \
              on-io-error, io-error-limit, after-sb-0pri, after-sb-1pri, after-sb-2pri, rr-conflict, always-asbp, handlers",
         ),
         (
@@ -198,6 +198,11 @@ fn each_mistake_in_a_file_has_its_line_column_reason_and_remedy() {
         (
             "verify-rate = 1024",
             "4:15: verify is not built for backend \"md\"; write backend = \"embedded\", or leave verify-rate out",
+        ),
+        (
+            "data-integrity-alg = \"crc32\"",
+            "4:22: data-integrity-alg \"crc32\" is not built for backend \"md\": the kernel's nbd client knows no checksums; \
+             write backend = \"embedded\", or leave data-integrity-alg out",
         ),
         (
             "on-io-error = \"pass-through\"",

@@ -332,6 +332,10 @@ fn changes(
         (was.on_io_error, was.io_error_limit) != (is.on_io_error, is.io_error_limit),
     );
     free(
+        "data-integrity-alg, from the next start on".into(),
+        was.integrity != is.integrity,
+    );
+    free(
         "csums-alg, from the next start on".into(),
         was.compare != is.compare,
     );

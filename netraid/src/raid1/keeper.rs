@@ -4,6 +4,7 @@
 pub mod order;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -28,6 +29,10 @@ pub struct Keepers {
     array: MdUuid,
     names: NodeNames,
     leg_timeout: Duration,
+    /// Messages to and from the legs are followed by checksums.
+    integrity: bool,
+    /// For each leg, connections that ended because a message was changed on its way.
+    damaged: [Arc<AtomicU64>; SLOTS],
     turns: [Mutex<()>; SLOTS],
     state: Mutex<State>,
     changed: Condvar,
@@ -74,13 +79,21 @@ pub enum ExtendError {
 }
 
 impl Keepers {
-    /// Prepares to keep the legs of `mirror`, whose local leg has `metadata`.
-    pub fn new(mirror: Arc<Mirror>, metadata: &Metadata, leg_timeout: Duration) -> Arc<Keepers> {
+    /// Prepares to keep the legs of `mirror`, whose local leg has `metadata`. With `integrity` only servers are taken that
+    /// offer checksums ([`nbd_protocol::integrity`]).
+    pub fn new(
+        mirror: Arc<Mirror>,
+        metadata: &Metadata,
+        leg_timeout: Duration,
+        integrity: bool,
+    ) -> Arc<Keepers> {
         Arc::new(Keepers {
             mirror,
             array: metadata.array(),
             names: metadata.names(),
             leg_timeout,
+            integrity,
+            damaged: Default::default(),
             turns: Default::default(),
             state: Mutex::default(),
             changed: Condvar::new(),
@@ -95,6 +108,11 @@ impl Keepers {
     /// Identity of the array.
     pub fn array(&self) -> MdUuid {
         self.array
+    }
+
+    /// How often the leg's connection ended because a message was changed on its way.
+    pub fn damaged(&self, slot: Slot) -> u64 {
+        self.damaged[slot.number()].load(Ordering::Relaxed)
     }
 
     /// The slot of a node.
@@ -309,6 +327,8 @@ impl Keepers {
                 false => MOST_REQUESTS,
             },
             ordered,
+            integrity: self.integrity,
+            damaged: Some(Arc::clone(&self.damaged[slot.number()])),
             max_bytes: MOST_BYTES,
             when_full: WhenFull::Fail,
             contexts: vec!["base:allocation".into(), digest::CONTEXT.into()],
@@ -324,6 +344,13 @@ impl Keepers {
             return Err(
                 "protocol A needs a server that does what it gets in order, and this one does not offer it \
                  (x-netraid:ordered): use our nbd-server, or protocol C"
+                    .into(),
+            );
+        }
+        if self.integrity && !connection.export().integrity {
+            return Err(
+                "data-integrity-alg needs a server that puts checksums behind its messages, and this one does not offer them \
+                 (x-netraid:integrity=crc32): use our nbd-server, or data-integrity-alg = \"none\""
                     .into(),
             );
         }

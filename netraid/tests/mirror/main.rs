@@ -16,4 +16,5 @@ mod disk;
 mod disk_errors;
 mod faults;
 mod foreign;
+mod integrity;
 mod rig;

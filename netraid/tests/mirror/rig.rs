@@ -34,6 +34,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub struct Rig {
     pub folder: tempfile::TempDir,
     pub settings: Settings,
+    /// Messages are followed by checksums.
+    pub integrity: bool,
 }
 
 /// A mirror that runs from one of them.
@@ -53,6 +55,7 @@ impl Rig {
                 clean_interval: 200,
                 ..Settings::default()
             },
+            integrity: false,
         };
         for name in ["one", "two"] {
             std::fs::File::create(rig.path(name))
@@ -158,7 +161,7 @@ impl Rig {
         )?;
         let mirror = Mirror::start(engine, link, metadata.clone(), Box::new(|_, _| {}));
         let timeout = Duration::from_millis(self.settings.leg_timeout);
-        let keepers = Keepers::new(Arc::clone(&mirror), &metadata, timeout);
+        let keepers = Keepers::new(Arc::clone(&mirror), &metadata, timeout, self.integrity);
         let device = MirrorDevice(Arc::clone(&mirror));
         Ok(Node {
             mirror,

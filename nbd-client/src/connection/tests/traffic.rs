@@ -134,6 +134,7 @@ fn what_the_server_does_not_offer_is_never_sent() {
         contexts: Vec::new(),
         fenced: false,
         ordered: false,
+        integrity: false,
         memory: None,
         name: None,
         description: None,

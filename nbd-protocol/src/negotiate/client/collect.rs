@@ -1,5 +1,6 @@
 //! Gathering what a server tells about an export, a piece at a time.
 
+use crate::integrity::INTEGRITY;
 use crate::limit::MAX_PAYLOAD;
 use crate::number::{Opt, TransmissionFlags};
 use crate::option::{InfoReply, OptionReply};
@@ -44,6 +45,8 @@ impl ClientHandshake {
                     self.outcome.fenced = true;
                 } else if name == ORDERED {
                     self.outcome.ordered = self.wants.ordered;
+                } else if name == INTEGRITY {
+                    self.outcome.integrity = self.wants.integrity;
                 } else if let Some(memory) = name.strip_prefix(MEMORY_PREFIX) {
                     self.outcome.memory = Some(memory.to_owned());
                 }

@@ -22,6 +22,8 @@ pub struct ClientWants {
     pub session: Option<Session>,
     /// Ask, with the session, that requests are done in order ([`crate::session::ORDERED`]).
     pub ordered: bool,
+    /// Ask, with the session, for checksums behind all messages ([`crate::integrity::INTEGRITY`]).
+    pub integrity: bool,
     /// Send nothing but EXPORT_NAME, for servers that close on options that they do not know. Only with
     /// [`Goal::Go`]; everything else that is wanted is left out.
     pub conservative: bool,
@@ -38,6 +40,7 @@ impl ClientWants {
             list_contexts: false,
             session: None,
             ordered: false,
+            integrity: false,
             conservative: false,
         }
     }
@@ -69,6 +72,8 @@ pub struct Outcome {
     pub fenced: bool,
     /// The server does what comes over this connection in order.
     pub ordered: bool,
+    /// All messages are followed by checksums from now on.
+    pub integrity: bool,
     /// What names the server's memory of writes that were not flushed, if it said so with the session.
     pub memory: Option<String>,
     /// The exports, if the goal was [`Goal::List`].

@@ -6,6 +6,7 @@ use super::{
     Answer, ContextOffer, ExportDirectory, ExportInfo, Listing, Negotiated, Progress, Refusal,
     SelectedContext, ServerHandshake, Tls, refuse, send,
 };
+use crate::integrity::INTEGRITY;
 use crate::number::{Info, Opt, Rep, TransmissionFlags};
 use crate::option::{InfoReply, InfoRequest, MetaRequest, OptionReply};
 use crate::request::HeaderStyle;
@@ -50,6 +51,7 @@ impl ServerHandshake {
         let contexts = self.contexts.take().filter(|(name, _)| *name == asked);
         let session = self.session.take().filter(|(name, _)| *name == asked);
         let ordered = self.ordered.take().is_some_and(|name| name == asked);
+        let integrity = self.integrity.take().is_some_and(|name| name == asked);
         Progress::Transmission(Box::new(Negotiated {
             asked,
             export,
@@ -57,6 +59,7 @@ impl ServerHandshake {
             contexts: contexts.map(|(_, contexts)| contexts).unwrap_or_default(),
             session: session.map(|(_, session)| session),
             ordered,
+            integrity,
             tls: self.tls,
         }))
     }
@@ -199,10 +202,13 @@ impl ServerHandshake {
             send(Opt::LIST_META_CONTEXT, &reply, output);
         }
         let ordered = queries.iter().any(|query| query == ORDERED);
-        if ordered {
-            let name = ORDERED.to_owned();
-            let reply = OptionReply::MetaContext { id: 0, name };
-            send(Opt::LIST_META_CONTEXT, &reply, output);
+        let integrity = queries.iter().any(|query| query == INTEGRITY);
+        for (granted, name) in [(ordered, ORDERED), (integrity, INTEGRITY)] {
+            if granted {
+                let name = name.to_owned();
+                let reply = OptionReply::MetaContext { id: 0, name };
+                send(Opt::LIST_META_CONTEXT, &reply, output);
+            }
         }
         let wanted = |name: &str| {
             let matches = |query: &String| {
@@ -221,6 +227,9 @@ impl ServerHandshake {
         }
         if ordered {
             self.ordered = Some(asked.clone());
+        }
+        if integrity {
+            self.integrity = Some(asked.clone());
         }
         if let Some(session) = presented {
             self.session = Some((asked, session));

@@ -167,6 +167,8 @@ pub struct Negotiated {
     pub session: Option<Session>,
     /// Requests are to be done in the order in which they come ([`crate::session::ORDERED`]).
     pub ordered: bool,
+    /// Messages are followed by checksums ([`crate::integrity::INTEGRITY`]).
+    pub integrity: bool,
     /// Whether TLS protects the connection.
     pub tls: bool,
 }

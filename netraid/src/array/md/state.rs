@@ -195,6 +195,7 @@ fn leg_status(
         io_errors: 0,
         repaired_bytes: 0,
         failed_bytes: 0,
+        damaged: 0,
         missing_bytes: match member {
             Some(member) if recovering(member) => dirty,
             _ => 0,

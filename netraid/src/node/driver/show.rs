@@ -137,6 +137,7 @@ impl Driver {
                     .flat_map(|status| self.differing(&status.status)),
             )
             .chain(status.iter().flat_map(|status| failing(&status.status)))
+            .chain(status.iter().flat_map(|status| damaged(&status.status)))
             .chain(
                 status
                     .iter()
@@ -249,6 +250,19 @@ fn failing(status: &Status) -> Vec<String> {
         format!(
             "the disk of {} had {} I/O errors: {rest}",
             leg.node, leg.io_errors
+        )
+    })
+    .collect()
+}
+
+/// Targets to or from which something was changed on its way.
+fn damaged(status: &Status) -> Vec<String> {
+    let legs = status.legs.iter().filter(|leg| leg.damaged > 0);
+    legs.map(|leg| {
+        format!(
+            "{} connections to {} were ended because a message was changed on its way (nothing of it was written): \
+             look at the network cards and memory of both nodes",
+            leg.damaged, leg.node
         )
     })
     .collect()

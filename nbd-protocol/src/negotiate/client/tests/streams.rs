@@ -19,6 +19,7 @@ fn any_wants() -> impl Strategy<Value = ClientWants> {
             },
             list_contexts,
             ordered: false,
+            integrity: false,
             session: session.then_some(SESSION),
             conservative,
         },

@@ -61,6 +61,10 @@ pub(super) fn mirror(status: &Status, colour: bool) -> String {
             );
             page += &format!("  {:node$}  {}\n", "", plain(&text));
         }
+        if leg.damaged > 0 {
+            let text = format!("{} connections ended by damaged messages", leg.damaged);
+            page += &format!("  {:node$}  {}\n", "", plain(&text));
+        }
         if let Some(why) = &leg.no_digests {
             let text = format!("resyncs send all that is marked: {why}");
             page += &format!("  {:node$}  {}\n", "", plain(&text));

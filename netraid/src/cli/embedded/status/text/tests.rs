@@ -19,6 +19,7 @@ fn leg(slot: usize, node: &str, status: &str, disk: &str) -> LegStatus {
         io_errors: 0,
         repaired_bytes: 0,
         failed_bytes: 0,
+        damaged: 0,
     }
 }
 
