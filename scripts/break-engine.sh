@@ -231,6 +231,20 @@ mistake 'p7 the application is not told of a write that failed on a leg that is 
 mistake 'p8 a repair that failed counts as done' \
     $engine/io_errors.rs 'let Err(failure) = outcome else {' 'let Err(failure) = outcome.and(Err::<Answer, Failure>(Failure::new(Errno::EIO, ""))).or_else(|failure| if failure.why.is_empty() { Err(failure) } else { Ok(Answer::Done) }) else {'
 
+mistake 'n1 a piece that failed stays on the way' \
+    $engine/resync.rs 'self.on_the_way = self.on_the_way.saturating_sub(length); if !written { return; }' \
+    'if !written { return; } self.on_the_way = self.on_the_way.saturating_sub(length);'
+mistake 'n2 a resync that is behind its lower bound begins more than there is memory for' \
+    $engine/resync.rs 'pieces if pieces >= self.settings.resync_window => return Some(Limit::Legs),' \
+    'pieces if pieces >= self.settings.resync_window && !behind => return Some(Limit::Legs),'
+mistake 'n3 a resync that is held begins pieces' \
+    $engine/resync.rs 'if self.resync.paused || self.stopping {' 'if self.stopping {'
+mistake 'n4 a controller that wants nothing on the way starves the resync' \
+    $engine/resync.rs '0 => return None,' '0 if self.resync.pace.is_none() => return None,' \
+    $engine/resync.rs 'window.bytes);' 'window.bytes / 2);'
+mistake 'n5 a rate that was exceeded once is never made up for' \
+    $engine/resync.rs 'if gained > 0 {' 'if gained > 0 && self.bytes >= 0 {'
+
 [ "$tried" -gt 0 ] || fail "no mistake is called ${wanted[*]}"
 echo "$((tried - missed)) of $tried mistakes caught"
 [ "$missed" = 0 ]

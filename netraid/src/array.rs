@@ -23,6 +23,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::mirror::generation::{Generation, Generations};
+use crate::raid1::engine::Control;
 use crate::status::{LegStatus, Status, word};
 
 /// A way to run mirrors.
@@ -75,6 +76,12 @@ pub trait Array {
     /// # Errors
     /// If the mirror does not take it.
     fn set_speed(&self, speed: Speed) -> Result<(), ArrayError>;
+
+    /// Has resyncs wait, those that begin later too, or go on. What is being written is not held back by it.
+    ///
+    /// # Errors
+    /// If the mirror does not take it.
+    fn hold_resync(&self, held: bool) -> Result<(), ArrayError>;
 
     /// Begins to compare legs in sync with the source's, while the mirror is in use; its status tells of it. What differs is
     /// marked in the bitmap, durably.
@@ -209,13 +216,28 @@ pub struct VerifyRequest {
     pub repair: bool,
 }
 
-/// Bounds of a resync's speed, in KiB a second: `LKDR_SPEED_LIMIT` and `LKDR_SPEED_LIMIT_MIN`. `None` leaves it.
+/// Bounds of a resync's speed, in KiB a second: `c-max-rate` and `c-min-rate`, else `LKDR_SPEED_LIMIT` and
+/// `LKDR_SPEED_LIMIT_MIN`. `None` leaves it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Speed {
     /// Never faster.
     pub most: Option<u32>,
     /// Not slower for the sake of the application's writes.
     pub least: Option<u32>,
+    /// How much is on its way at once between them; the kernel's RAID1 has no such thing.
+    pub control: Option<Control>,
+}
+
+impl Speed {
+    /// As fast as the legs and the network are, or exactly so fast, in KiB a second; the application is not spared.
+    pub fn boosted(rate: Option<u32>) -> Speed {
+        let rate = rate.unwrap_or(i32::MAX as u32);
+        Speed {
+            most: Some(rate),
+            least: Some(rate),
+            control: Some(Control::OFF),
+        }
+    }
 }
 
 /// The status of a mirror with what only arrays have; one JSON object.

@@ -20,6 +20,7 @@ mod orders;
 pub mod program;
 mod quickstart;
 mod report;
+mod resync;
 mod run;
 pub mod run_dir;
 pub mod show;
@@ -66,6 +67,7 @@ enum Command {
     Adjust(adjust::Arguments),
     Verify(online_verify::Arguments),
     Resize(orders::Resize),
+    Resync(resync::Arguments),
     VerifyConfig(verify::Arguments),
     Report(report::Arguments),
     Cert(cert::Arguments),
@@ -96,6 +98,7 @@ fn perform(command: Command) -> Result<(), Exit> {
         Command::ShowGi(arguments) => show_gi::perform(&arguments),
         Command::Adjust(arguments) => adjust::perform(&arguments),
         Command::Resize(order) => order.perform(),
+        Command::Resync(order) => order.perform(),
         Command::VerifyConfig(arguments) => verify::perform(&arguments),
         Command::Report(arguments) => report::perform(&arguments),
         Command::Cert(arguments) => cert::perform(&arguments),

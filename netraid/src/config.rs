@@ -22,6 +22,7 @@ mod parameters;
 mod policies;
 mod ports;
 mod problem;
+mod resync;
 mod source;
 
 use std::collections::BTreeMap;
@@ -38,6 +39,7 @@ pub use parameters::Parameters;
 pub use policies::Handlers;
 pub use ports::{FIRST_PORT, Services};
 pub use problem::{MAX_PROBLEMS, Place, Problem, Problems};
+pub use resync::Resyncs;
 pub use source::MAX_FILE;
 
 use problem::Complaint;

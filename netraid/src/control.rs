@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::array::{Added, ArrayStatus, VerifyRequest};
+use crate::raid1::engine::Control;
 use crate::status::Status;
 
 /// Bound of one line of either side.
@@ -91,6 +92,9 @@ pub enum Order {
         most: Option<u32>,
         /// Not slower for the sake of the application.
         least: Option<u32>,
+        /// How much is on its way at once.
+        #[serde(default)]
+        control: Option<Control>,
     },
     /// Compare legs in sync with the source's.
     Verify(VerifyRequest),

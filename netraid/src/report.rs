@@ -1,12 +1,12 @@
 //! Makes the status document of a running mirror.
 
 use crate::array::NodeState;
-use crate::raid1::engine::{Engine, Progress, Verify};
+use crate::raid1::engine::{Engine, Limit, Progress, Verify};
 use crate::raid1::keeper::Keepers;
 use crate::raid1::leg::{LegState, Slot};
 use crate::raid1::running::{Mirror, VerifyTimes};
 use crate::status::{
-    LegStatus, ResyncStatus, SCHEMA, Status, VerifyDifference, VerifyStatus, word,
+    LegStatus, ResyncStatus, SCHEMA, Status, VerifyDifference, VerifyStatus, limited_by, word,
 };
 
 /// The status of `mirror`, whose local leg is at `disk`.
@@ -106,10 +106,18 @@ fn leg(slot: Slot, node: String, disk: &str, engine: &Engine, keepers: &Keepers)
 fn resync(progress: &Progress) -> ResyncStatus {
     let done = progress.copied;
     let whole = done + progress.left;
-    let speed = done
+    let since_it_began = done
         .saturating_mul(1000)
         .checked_div(progress.elapsed)
         .unwrap_or(0);
+    let speed = progress.recent.unwrap_or(since_it_began);
+    let limit = match progress.limit {
+        _ if progress.paused => limited_by::PAUSED,
+        Limit::Legs => limited_by::LEGS,
+        Limit::Rate => limited_by::RATE,
+        Limit::Application => limited_by::APPLICATION,
+        Limit::Delay => limited_by::DELAY,
+    };
     ResyncStatus {
         copied: done,
         sent: progress.sent,
@@ -124,6 +132,8 @@ fn resync(progress: &Progress) -> ResyncStatus {
         speed,
         time_left_ms: progress.left.saturating_mul(1000).checked_div(speed),
         paused: progress.paused,
+        limited_by: Some(limit.into()),
+        delay_ms: progress.delay,
     }
 }
 

@@ -111,8 +111,22 @@ pub mod word {
     pub const SPLIT_BRAIN: &str = "Split Brain";
 }
 
+/// The words for what keeps a resync from being faster.
+pub mod limited_by {
+    /// Nothing that was set: the legs and the network.
+    pub const LEGS: &str = "legs";
+    /// `c-max-rate`, or the fixed rate.
+    pub const RATE: &str = "c-max-rate";
+    /// It steps aside for the application, down to `c-min-rate`.
+    pub const APPLICATION: &str = "application";
+    /// What is on its way takes as long as `c-delay-target` allows, or is as much as `c-fill-target`.
+    pub const DELAY: &str = "delay";
+    /// It is held.
+    pub const PAUSED: &str = "paused";
+}
+
 /// A resync under way.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ResyncStatus {
     /// Bytes copied so far, zeroes and what was found to be equal included.
     pub copied: u64,
@@ -128,12 +142,18 @@ pub struct ResyncStatus {
     pub left: u64,
     /// 0 to 100.
     pub percent: f64,
-    /// Bytes a second, since it began.
+    /// Bytes a second, during the last seconds.
     pub speed: u64,
     /// Milliseconds until it ends at this speed, if that can be told.
     pub time_left_ms: Option<u64>,
     /// Somebody stopped it for now.
     pub paused: bool,
+    /// What kept it from being faster for most of the last second: a word of [`limited_by`]; `None` if that is not known.
+    #[serde(default)]
+    pub limited_by: Option<String>,
+    /// Milliseconds that a piece takes until all targets have it; 0 if that is not known.
+    #[serde(default)]
+    pub delay_ms: u64,
 }
 
 /// A verify under way, or the last one.

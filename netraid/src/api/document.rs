@@ -148,10 +148,26 @@ pub struct Resync {
     pub left: u64,
     /// 0 to 100.
     pub percent: f64,
-    /// Bytes a second.
+    /// Bytes a second, lately.
     pub speed: u64,
-    /// Milliseconds until it ends at this speed.
+    /// Milliseconds until it ends at this speed; `None` if that is not known, or it is held.
     pub time_left_ms: Option<u64>,
+    /// It is held.
+    #[serde(default)]
+    pub paused: bool,
+    /// The mirror whose resync it waits for (`resync-after`).
+    #[serde(default)]
+    pub waits_for: Option<String>,
+    /// What keeps it from being faster: `legs` (the disks and the network), `c-max-rate`, `application`, `delay`, `paused`;
+    /// `None` if that is not known.
+    #[serde(default)]
+    pub limited_by: Option<String>,
+    /// The same in one sentence, without a full stop.
+    #[serde(default)]
+    pub why: Option<String>,
+    /// `netraid resync TAG --boost` was ordered, and holds until it ends.
+    #[serde(default)]
+    pub boosted: bool,
 }
 
 /// `GET /v1/events?after=N`: what happened, oldest first.
@@ -275,6 +291,14 @@ pub enum Order {
         #[serde(default)]
         repair: bool,
     },
+    /// `netraid resync TAG --boost`: faster than it is configured, until the resync under way ends; on the source.
+    BoostResync {
+        /// Bytes a second; as many as can be if `None`.
+        #[serde(default)]
+        rate: Option<u64>,
+    },
+    /// `netraid resync TAG --normal`: as fast as it is configured.
+    NormalResync,
     /// `netraid verify TAG --cancel`.
     StopVerify,
     /// `netraid delete TAG`: forget what this node remembers of the mirror. The data stays on the disk.

@@ -19,7 +19,7 @@ use super::leg::Leg;
 use super::{
     Added, Array, ArrayError, ArrayStatus, Backend, NewLeg, Speed, Start, VerifyRequest, Watch,
 };
-use crate::control::{self, ControlError, Order, Request, Told};
+use crate::control::{self, ControlError, Order, Request, Response, Told};
 use watch::EmbeddedWatch;
 
 /// The embedded engine on this machine.
@@ -299,8 +299,29 @@ impl Array for EmbeddedArray {
     }
 
     fn set_speed(&self, speed: Speed) -> Result<(), ArrayError> {
-        let Speed { most, least } = speed;
-        self.order(&Order::Speed { most, least }, ANSWER).map(drop)
+        let Speed {
+            most,
+            least,
+            control,
+        } = speed;
+        let order = Order::Speed {
+            most,
+            least,
+            control,
+        };
+        self.order(&order, ANSWER).map(drop)
+    }
+
+    fn hold_resync(&self, held: bool) -> Result<(), ArrayError> {
+        let request = Request::PauseResync { paused: held };
+        match control::ask(&self.backend.run_dir, &self.tag, &request) {
+            Ok(Response::Done) => Ok(()),
+            Ok(other) => Err(ArrayError::Failed(format!(
+                "mirror {} answered something else than was asked: {other:?}",
+                self.tag
+            ))),
+            Err(error) => Err(ArrayError::failed(error)),
+        }
     }
 
     fn verify(&self, request: &VerifyRequest) -> Result<(), ArrayError> {

@@ -194,6 +194,9 @@ fn local_member(view: &View) -> Option<&Member> {
     })
 }
 
+/// What the kernel does while its resyncs are held.
+const FROZEN: &str = "frozen";
+
 /// Of a queue: the longest discard.
 const DISCARD: &str = "discard_max_bytes";
 
@@ -421,6 +424,18 @@ impl Array for MdArray {
 
     fn set_speed(&self, speed: Speed) -> Result<(), ArrayError> {
         self.machine.perform_all(&self.speed_steps(speed))
+    }
+
+    /// The kernel keeps how far it was, and goes on from there.
+    fn hold_resync(&self, held: bool) -> Result<(), ArrayError> {
+        let frozen = self.view()?.action == FROZEN;
+        if frozen == held {
+            return Ok(());
+        }
+        self.machine.perform(&Step::Attribute {
+            file: self.attribute("sync_action"),
+            value: if held { FROZEN } else { "idle" }.into(),
+        })
     }
 
     fn verify(&self, _: &VerifyRequest) -> Result<(), ArrayError> {

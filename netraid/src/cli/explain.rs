@@ -7,7 +7,8 @@ use flags::Tag;
 use super::daemon::{Connection, tag};
 use super::exit::Exit;
 use super::show::{plain, size};
-use crate::api::document::{Mirror, Node};
+use crate::api::document::{Mirror, Node, Resync};
+use crate::status::limited_by;
 
 /// Says in plain words why a mirror is as it is, what it waits for, and the command that would change it.
 #[derive(Debug, clap::Args)]
@@ -59,6 +60,15 @@ pub(super) fn text(mirror: &Mirror) -> String {
             plain(source)
         );
     }
+    if let Some(resync) = &mirror.resync {
+        text += &format!("resync: {}\n", super::status::progress(resync));
+        if let Some(why) = &resync.why {
+            text += &format!("  {}\n", plain(why));
+        }
+        if let Some(command) = faster(mirror, resync) {
+            text += &format!("  to change that: {command}\n");
+        }
+    }
     for problem in &mirror.problems {
         text += &format!("problem: {}\n", plain(problem));
     }
@@ -66,6 +76,16 @@ pub(super) fn text(mirror: &Mirror) -> String {
         text += &format!("note: {}\n", plain(note));
     }
     text
+}
+
+/// The command that makes a resync faster, if one does.
+fn faster(mirror: &Mirror, resync: &Resync) -> Option<String> {
+    let tag = plain(&mirror.tag);
+    match (resync.limited_by.as_deref(), resync.boosted) {
+        (Some(limited_by::LEGS) | None, _) => None,
+        (_, true) => Some(format!("netraid resync {tag} --normal ends its boost")),
+        (_, false) => Some(format!("netraid resync {tag} --boost")),
+    }
 }
 
 fn node(node: &Node) -> String {

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::daemon::{Connection, tag};
 use super::exit::Exit;
+pub(super) use text::progress;
 
 /// Shows how mirrors are: where they are in service, each node's status word, how far a resync is.
 ///

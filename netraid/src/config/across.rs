@@ -29,12 +29,26 @@ pub(super) fn check(drafts: &mut [Draft], services: &Services, problems: &mut Pr
             "give each mirror its own",
         )
     });
+    resyncs(drafts, problems);
     systems(drafts, problems);
     disks(drafts, problems);
     let mut ports = Ports::default();
     ports.of_daemons(drafts);
     ports.written(drafts, problems);
     ports.choose_others(drafts, services, problems);
+}
+
+/// The order of resyncs, which are of the mirrors in these files.
+fn resyncs(drafts: &[Draft], problems: &mut Problems) {
+    let known: Vec<_> = drafts
+        .iter()
+        .filter_map(|draft| draft.tag.as_ref())
+        .collect();
+    let ordered = drafts.iter().filter_map(|draft| {
+        let after = draft.resync.after.as_ref()?;
+        Some((draft.tag.as_ref()?, after))
+    });
+    super::resync::order(&ordered.collect::<Vec<_>>(), &known, problems);
 }
 
 /// Notes values that come a second time.

@@ -1,7 +1,8 @@
-//! The send buffers of targets under protocol A, and what happens when one is full.
+//! Which protocols there are with which backend; the send buffers of targets under protocol A, and what happens when one is
+//! full.
 
 use super::fields::Fields;
-use super::mirror::Backend;
+use super::mirror::{Backend, Protocol};
 use super::problem::{Complaint, Problems};
 
 /// What is configured of them, in bytes.
@@ -21,6 +22,26 @@ enum Policy {
 
 /// Bytes of a send buffer that is not configured.
 const SEND_BUFFER: u64 = 10 << 20;
+
+/// What the backends can do today.
+pub(super) fn possible(
+    backend: Option<Backend>,
+    protocol: Protocol,
+    without_bitmap: bool,
+) -> Result<(), Complaint> {
+    let refused = |what: &str, instead: &str| Err(Complaint::new(what, instead));
+    match (backend, protocol) {
+        (_, Protocol::C) => Ok(()),
+        // A target's server answers a write when it is in its memory, which is what B asks for, and C gets no more: what
+        // must be on the disk is flushed.
+        (_, Protocol::B) => Ok(()),
+        (_, Protocol::A) if without_bitmap => refused(
+            "protocol A needs the write-intent bitmap to know what is on the way",
+            "write bitmap = \"internal\", or protocol = \"C\"",
+        ),
+        (_, Protocol::A) => Ok(()),
+    }
+}
 
 pub(super) fn read(
     fields: &Fields<'_>,

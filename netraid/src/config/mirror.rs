@@ -12,6 +12,7 @@ use super::io_errors::{self, OnIoError};
 use super::parameters::Parameters;
 use super::policies::{Handlers, POLICY_KEYS, handlers, policies};
 use super::problem::{At, Complaint, Place, Problems, quoted};
+use super::resync::{self, RESYNC_KEYS, Resyncs};
 use super::source::Source;
 use crate::mirror::decision;
 use crate::mirror::machine::Settings;
@@ -107,6 +108,8 @@ pub struct MirrorConfig {
     pub on_io_error: OnIoError,
     /// With the first error above so many a leg is given up, 0 for no bound; `None` for the default.
     pub io_error_limit: Option<u64>,
+    /// How fast its resyncs are, and after whose.
+    pub resyncs: Resyncs,
     /// 1 to 8 nodes; a node's place in the list is its slot. One alone is a mirror that is not extended yet.
     pub nodes: Vec<NodeConfig>,
 }
@@ -265,6 +268,13 @@ const KEYS: &[Key] = &[
     POLICY_KEYS[3],
     POLICY_KEYS[4],
     POLICY_KEYS[5],
+    RESYNC_KEYS[0],
+    RESYNC_KEYS[1],
+    RESYNC_KEYS[2],
+    RESYNC_KEYS[3],
+    RESYNC_KEYS[4],
+    RESYNC_KEYS[5],
+    RESYNC_KEYS[6],
 ];
 
 const NODE_KEYS: &[Key] = &[
@@ -315,6 +325,7 @@ pub(super) struct Draft {
     verify_rate: Option<u64>,
     io_errors: (OnIoError, Option<u64>),
     integrity: bool,
+    pub resync: resync::Draft,
 }
 
 pub(super) struct DraftNode {
@@ -345,7 +356,7 @@ pub(super) fn read(source: &Source, problems: &mut Problems) -> Option<Draft> {
     let bitmap = fields.word("bitmap", &bitmaps, problems);
     if let Some(protocol) = &protocol {
         let without = bitmap.as_ref().is_some_and(|bitmap| !bitmap.value);
-        if let Err(complaint) = possible(backend, protocol.value, without) {
+        if let Err(complaint) = congestion::possible(backend, protocol.value, without) {
             problems.note(&protocol.place, complaint);
         }
     }
@@ -361,14 +372,7 @@ pub(super) fn read(source: &Source, problems: &mut Problems) -> Option<Draft> {
         problems.note(&compare.place, complaint);
     }
     let integrity = io_errors::integrity(&fields, backend, problems);
-    let verify_rate = fields.number::<u32>("verify-rate", 0..=i64::from(u32::MAX), problems);
-    if let (Some(Backend::Md), Some(rate)) = (backend, &verify_rate) {
-        let complaint = Complaint::new(
-            "verify is not built for backend \"md\"",
-            "write backend = \"embedded\", or leave verify-rate out",
-        );
-        problems.note(&rate.place, complaint);
-    }
+    let verify_rate = resync::verify_rate(&fields, backend, problems);
     let device = match (fields.has("device"), backend) {
         (true, _) => fields.path("device", problems),
         // The folder of names that mdadm keeps.
@@ -379,6 +383,7 @@ pub(super) fn read(source: &Source, problems: &mut Problems) -> Option<Draft> {
         (false, Some(Backend::Embedded) | None) => None,
     };
     let streams = congestion::read(&fields, backend, problems);
+    let resync = resync::read(&fields, backend, problems);
     // The limits of `LKDR_CHUNK_SIZE`.
     let chunk = fields.number::<u32>("chunk", 4..=1 << 20, problems);
     let chunk_bytes = chunk.and_then(|chunk| {
@@ -404,9 +409,10 @@ pub(super) fn read(source: &Source, problems: &mut Problems) -> Option<Draft> {
         policies,
         handlers,
         compare: compare.map(|at| at.value),
-        verify_rate: verify_rate.map(|at| u64::from(at.value) << 10),
+        verify_rate,
         io_errors,
         integrity,
+        resync,
     })
 }
 
@@ -432,26 +438,6 @@ fn tag(text: &str, stem: &str) -> Result<Tag, Complaint> {
             format!("tag {} is not the name of this file", quoted(text)),
             format!("write {}, or call the file {tag}.toml", quoted(stem)),
         )),
-    }
-}
-
-/// What the backends can do today.
-fn possible(
-    backend: Option<Backend>,
-    protocol: Protocol,
-    without_bitmap: bool,
-) -> Result<(), Complaint> {
-    let refused = |what: &str, instead: &str| Err(Complaint::new(what, instead));
-    match (backend, protocol) {
-        (_, Protocol::C) => Ok(()),
-        // A target's server answers a write when it is in its memory, which is what B asks for, and C gets no more: what
-        // must be on the disk is flushed.
-        (_, Protocol::B) => Ok(()),
-        (_, Protocol::A) if without_bitmap => refused(
-            "protocol A needs the write-intent bitmap to know what is on the way",
-            "write bitmap = \"internal\", or protocol = \"C\"",
-        ),
-        (_, Protocol::A) => Ok(()),
     }
 }
 
@@ -566,6 +552,7 @@ impl Draft {
             policies: self.policies,
             handlers: self.handlers,
             verify_rate: self.verify_rate.unwrap_or(VERIFY_RATE),
+            resyncs: self.resync.resyncs,
             compare: self.compare.unwrap_or(self.backend? == Backend::Embedded),
             integrity: self.integrity,
             on_io_error: self.io_errors.0,

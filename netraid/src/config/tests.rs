@@ -1,6 +1,7 @@
 //! Whole configurations: what they mean, and what is said of each mistake.
 
 mod protocols;
+mod resync;
 
 use std::fmt::Write;
 
@@ -147,7 +148,8 @@ fn each_mistake_in_a_file_has_its_line_column_reason_and_remedy() {
             "colour = 1",
             "4:1: unknown key \"colour\"; known here are tag, number, backend, device, protocol, sndbuf-size, \
              on-congestion, congestion-fill, chunk, bitmap, csums-alg, data-integrity-alg, verify-rate, nodes, \
-             on-io-error, io-error-limit, after-sb-0pri, after-sb-1pri, after-sb-2pri, rr-conflict, always-asbp, handlers",
+             on-io-error, io-error-limit, after-sb-0pri, after-sb-1pri, after-sb-2pri, rr-conflict, always-asbp, handlers, \
+             resync-rate, c-plan-ahead, c-fill-target, c-delay-target, c-min-rate, c-max-rate, resync-after",
         ),
         (
             "  chunk = 100",

@@ -339,6 +339,16 @@ fn changes(
         "csums-alg, from the next start on".into(),
         was.compare != is.compare,
     );
+    // Those of /etc/default/LifeKeeper are told below.
+    let rates = |mirror: &MirrorConfig| mirror.resyncs.speed(before);
+    free("rates of resyncs, at once".into(), rates(was) != rates(is));
+    free(
+        match &is.resyncs.after {
+            Some(tag) => format!("resyncs after those of {tag}, at once"),
+            None => "resyncs wait for no other mirror's, at once".into(),
+        },
+        was.resyncs.after != is.resyncs.after,
+    );
     free(
         format!(
             "chunk {} bytes, for legs that are made from now on",

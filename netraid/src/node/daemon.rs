@@ -28,7 +28,6 @@ use crate::api::identity::Identity;
 use crate::api::listen::{
     self, Access, Allowed, Limits, Stop, Terms, bind_loopback, bind_unix, loopback, peers, unix,
 };
-use crate::array::Speed;
 use crate::array::embedded::Embedded;
 use crate::array::md::{Kernel, Machine};
 use crate::config::{Backend, Config, MirrorConfig, Parameters};
@@ -310,12 +309,7 @@ fn plan(
     let listen: SocketAddr = found
         .next()
         .ok_or_else(|| failed(format!("the address {at} of this node is not known")))?;
-    let Parameters {
-        speed_limit,
-        speed_limit_min,
-        async_limit,
-        ..
-    } = config.parameters;
+    let Parameters { async_limit, .. } = config.parameters;
     let kernel = mirror.backend == Backend::Md;
     let asynchronous = kernel && mirror.protocol == crate::config::Protocol::A;
     Ok(Plan {
@@ -327,10 +321,8 @@ fn plan(
         listen,
         run_dir: config.daemon.run_dir.clone(),
         nbd_server: sibling("nbd-server")?,
-        speed: Speed {
-            most: Some(speed_limit),
-            least: Some(speed_limit_min),
-        },
+        speed: mirror.resyncs.speed(&config.parameters),
+        after: mirror.resyncs.after.as_ref().map(ToString::to_string),
         async_limit: asynchronous.then_some(async_limit),
         compare: mirror.compare,
         streams: mirror.streams(),

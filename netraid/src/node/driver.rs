@@ -5,6 +5,7 @@
 //! - `order`: what commands ask for.
 //! - `handlers`: the administrator's programs that are told of split brains.
 //! - `resize`: another size for the mirror.
+//! - `resyncs`: how fast resyncs are, and whose turn it is.
 //! - `thread`: the thread itself, which begins anew when it has to.
 //! - `questions`: what would become of a connection to each peer, and what is kept of the mirror.
 //! - `show`: what people and scripts are shown.
@@ -18,6 +19,7 @@ mod order;
 mod perform;
 mod questions;
 mod resize;
+mod resyncs;
 mod show;
 mod thread;
 mod verify;
@@ -25,6 +27,7 @@ mod verify;
 use array::Bell;
 pub(in crate::node) use array::STACK;
 use handlers::Calls;
+use resyncs::Resyncs;
 use thread::Ended;
 pub use thread::run;
 
@@ -144,6 +147,8 @@ pub struct Driver {
     bell: Bell,
     /// Programs that were called.
     calls: Calls,
+    /// What was done about resyncs.
+    resyncs: Resyncs,
 }
 
 /// What is wrong, by what it is about.
@@ -234,6 +239,7 @@ impl Driver {
             listening: None,
             bell: Bell::new(inputs),
             calls: Calls::default(),
+            resyncs: Resyncs::default(),
         };
         driver.boot()?;
         Ok(driver)
@@ -259,10 +265,12 @@ impl Driver {
         self.look_at_flags()?;
         self.look_at_own_leg()?;
         if self.local.is_running() {
-            if let Err(error) = self.local.bound_speed() {
+            // Another daemon, with other ones, may have started it.
+            if let Err(error) = self.set_speed() {
                 let why = format!("the resync goes on with its former limits: {error}");
                 self.shared.tell(Some(&self.names.tag), "no-limits", why);
             }
+            self.begin_turns();
             self.listen_to_array();
         }
         self.publish();
@@ -394,6 +402,7 @@ impl Driver {
             self.tell("export-restarted", why.into());
         }
         self.count_changes(true)?;
+        self.look_at_turns()?;
         if self.machine.service() == Service::In {
             self.look_at_own_leg()?;
             return self.look_at_array();

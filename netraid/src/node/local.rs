@@ -16,7 +16,6 @@ use device::Devices;
 use export::Exported;
 pub use export::Ticket;
 
-use crate::api::document;
 use crate::array::create::{self, Creation};
 use crate::array::disk::{Access, Disk};
 use crate::array::leg::{Leg, LegError, generations};
@@ -27,7 +26,6 @@ use crate::array::{
 };
 use crate::mirror::generation::{Extent, Generations};
 use crate::mirror::node::{NodeId, NodeSet};
-use crate::status::Status;
 
 /// Where things are, from the configuration.
 #[derive(Clone, Debug)]
@@ -50,6 +48,8 @@ pub struct Plan {
     pub nbd_server: PathBuf,
     /// Bounds of the resync's speed.
     pub speed: Speed,
+    /// The mirror whose resync comes first.
+    pub after: Option<String>,
     /// Writes that may be on the way to the other legs; `None` to wait for all.
     pub async_limit: Option<u16>,
     /// Resyncs compare by digests first.
@@ -391,14 +391,24 @@ impl Local {
         resize::resize(&self.plan.disk, size, chunk)
     }
 
-    /// Gives an array that runs the bounds of the resync's speed as they are configured: another daemon, with other ones,
-    /// may have started it.
+    /// Gives an array that runs bounds of the resync's speed.
     ///
     /// # Errors
     /// If the array does not take them.
-    pub fn bound_speed(&self) -> Result<(), ArrayError> {
+    pub fn set_speed(&self, speed: Speed) -> Result<(), ArrayError> {
         match &self.array {
-            Some(array) => array.set_speed(self.plan.speed),
+            Some(array) => array.set_speed(speed),
+            None => Ok(()),
+        }
+    }
+
+    /// Has an array's resyncs wait, or go on.
+    ///
+    /// # Errors
+    /// If the array does not take it.
+    pub fn hold_resync(&self, held: bool) -> Result<(), ArrayError> {
+        match &self.array {
+            Some(array) => array.hold_resync(held),
             None => Ok(()),
         }
     }
@@ -496,17 +506,6 @@ fn view(status: ArrayStatus, names: &[NodeName], own: NodeId) -> View {
         own_leg_failed,
         status,
     }
-}
-
-/// The resync under way, for people.
-pub fn resync(status: &Status) -> Option<document::Resync> {
-    status.resync.as_ref().map(|resync| document::Resync {
-        copied: resync.copied,
-        left: resync.left,
-        percent: resync.percent,
-        speed: resync.speed,
-        time_left_ms: resync.time_left_ms,
-    })
 }
 
 /// Longest wait for the end of an export's process.

@@ -16,6 +16,7 @@ use super::local::Ticket;
 use crate::api::document::{self, Event};
 use crate::array::resize::LegRoom;
 use crate::mirror::record::Record;
+use crate::mirror::word::Word;
 
 /// What a mirror tells its peers, as it was when all that it describes had been done.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -345,6 +346,20 @@ impl Shared {
                 (None, None) => Shown::NotYet,
             },
         }
+    }
+
+    /// Whether a resync of a mirror is under way that this node has a part in, as it showed last.
+    pub fn resyncs(&self, tag: &str) -> bool {
+        let table = self.table();
+        let entry = table.mirrors.get(tag);
+        let shown = entry.filter(|entry| entry.broken.is_none());
+        shown
+            .and_then(|entry| entry.mirror.as_ref())
+            .is_some_and(|mirror| {
+                let resyncing = Word::Resyncing.text();
+                let own = mirror.nodes.iter().find(|node| node.own);
+                mirror.resync.is_some() || own.is_some_and(|node| node.status == resyncing)
+            })
     }
 
     /// Whether all mirrors can be shown that ever will be, as far as is known.

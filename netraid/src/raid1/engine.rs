@@ -18,6 +18,7 @@ mod grow;
 mod interface;
 mod io_errors;
 mod membership;
+mod pace;
 mod read;
 mod resync;
 mod stream;
@@ -41,7 +42,8 @@ pub use interface::{
     Terms, Update,
 };
 pub use io_errors::IoErrors;
-pub use resync::{Progress, Totals};
+pub use pace::Control;
+pub use resync::{Limit, Progress, Totals};
 pub use stream::Order;
 pub use verify::{Difference, MOST_DIFFERENCES, Verify, VerifyOrder};
 
@@ -173,7 +175,11 @@ impl Engine {
             }
             Event::Join { slot, image, terms } => self.attach(slot, image, terms, effects),
             Event::Remove { slot, reason } => self.leg_failed(slot, reason, effects),
-            Event::Speed { most, least } => self.set_speed(most, least),
+            Event::Speed {
+                most,
+                least,
+                control,
+            } => self.set_speed(most, least, control),
             Event::Grow { size } => self.growing = Some(size),
             Event::Lost { slot, reason } => self.lost(slot, reason, effects),
             Event::Tick => self.tick(effects),

@@ -152,9 +152,13 @@ impl Answerer {
                 let joined = self.keepers.full_resync(slot)?;
                 Ok(Told::Added(added(joined)))
             }),
-            Order::Speed { most, least } => {
+            Order::Speed {
+                most,
+                least,
+                control,
+            } => {
                 let bytes = |kib: Option<u32>| kib.map(|kib| u64::from(kib) << 10);
-                self.mirror.set_speed(bytes(most), bytes(least));
+                self.mirror.set_speed(bytes(most), bytes(least), control);
                 Ok(Told::Done)
             }
             Order::Grow { size } => self.keepers.grow(size).map(|()| Told::Done),

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)] // A test that can not go on may panic.
 
 mod fake;
+mod units;
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -104,6 +105,14 @@ fn each_command_gives_its_order() {
             r#"{"order":"full-resync","targets":["server2"]}"#,
         ),
         (
+            "netraid resync data --boost --rate 2M",
+            r#"{"order":"boost-resync","rate":2097152}"#,
+        ),
+        (
+            "netraid resync data --normal",
+            r#"{"order":"normal-resync"}"#,
+        ),
+        (
             "netraid resolve data --discard server2",
             r#"{"order":"resolve","discard":"server2"}"#,
         ),
@@ -186,7 +195,8 @@ fn the_status_is_a_page() {
          server1  Source         UpToDate      this node\n  \
          server2  Resyncing 11%  Inconsistent  10.0.0.2:10001\n  \
          server3  -              Diskless      10.0.0.3:10001\n  \
-         resync: 11%, 32 MiB copied, 256 MiB to go, 1.5 MiB/s, 2 min 46 s left\n"
+         resync: 11%, 32 MiB copied, 256 MiB to go, 1.5 MiB/s, 2 min 46 s left\n    \
+         c-max-rate bounds it at 1.5 MiB/s\n"
     );
     assert_eq!(run(folder.path(), "netraid status data").out, told.out);
 }
@@ -255,7 +265,9 @@ fn explain_and_events_are_sentences() {
          last resync: 256 MiB that were marked, by the rule target-behind\n\
          server3: not extended to\n  server3 is configured, and no node of the mirror yet\n  \
          to change that: netraid extend data server3\n\
-         flag: data_last_owner is set\nflag: data_source names server1\n"
+         flag: data_last_owner is set\nflag: data_source names server1\n\
+         resync: 11%, 32 MiB copied, 256 MiB to go, 1.5 MiB/s, 2 min 46 s left\n  \
+         c-max-rate bounds it at 1.5 MiB/s\n  to change that: netraid resync data --boost\n"
     );
     assert_eq!(
         run(folder.path(), "netraid events data").out,

@@ -36,6 +36,7 @@ mod split_brain;
 mod strangers;
 mod thin;
 mod three_nodes;
+mod turns;
 mod two_nodes;
 mod verify;
 mod waiting;

@@ -226,7 +226,12 @@ impl Node {
     }
 
     fn order_as(&self, order: &Order, how: &str) -> Answer {
-        let path = format!("/v1/mirrors/{TAG}/orders{how}");
+        self.order_to(TAG, order, how)
+    }
+
+    /// Orders something of any mirror.
+    pub fn order_to(&self, tag: &str, order: &Order, how: &str) -> Answer {
+        let path = format!("/v1/mirrors/{tag}/orders{how}");
         let body = serde_json::to_vec(order).unwrap();
         let (_, answer) = self.client().post(&path, &body).unwrap();
         serde_json::from_slice(&answer).unwrap()

@@ -36,6 +36,7 @@ pub fn bound(cluster: &Cluster, speed: u32) {
     let order = control::Order::Speed {
         most: Some(speed),
         least: Some(speed),
+        control: None,
     };
     // It may just be starting again.
     wait("the array takes no order", || {

@@ -99,7 +99,11 @@ impl Site for Loopback {
     fn full_speed(&self, tag: &str, source: usize) {
         let most = Some(u32::try_from(MIB).unwrap());
         let folder = self.cluster.nodes[source - 1].run_dir();
-        let order = control::Order::Speed { most, least: most };
+        let order = control::Order::Speed {
+            most,
+            least: most,
+            control: None,
+        };
         control::order(&folder, tag, &order, PATIENCE).unwrap();
     }
 

@@ -13,6 +13,7 @@ fn a_resync_keeps_to_its_bound_and_tells_how_far_it_is() {
     let bound = Speed {
         most: Some(4096),
         least: Some(16),
+        control: None,
     };
     let mut mirror = rig.start_with("one", bound);
     let status = mirror.array.status().unwrap();
@@ -44,12 +45,14 @@ fn a_resync_keeps_to_its_bound_and_tells_how_far_it_is() {
         .set_speed(Speed {
             most: Some(256),
             least: None,
+            control: None,
         })
         .unwrap();
     mirror.array.full_resync("two").unwrap();
     let speed = Speed {
         most: Some(1 << 20),
         least: None,
+        control: None,
     };
     mirror.array.set_speed(speed).unwrap();
     let began = Instant::now();

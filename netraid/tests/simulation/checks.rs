@@ -201,6 +201,7 @@ impl World {
             );
         }
         self.note_excuses();
+        self.check_pace();
         self.states = states;
         self.check_in_sync_legs_are_equal();
         self.check_differences_are_marked();

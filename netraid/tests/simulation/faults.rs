@@ -25,11 +25,12 @@ impl World {
             190..=191 => self.target_loses_power(),
             192..=195 => self.crash_source(),
             196 if self.random.chance(60) => self.verify(),
-            196 => self.pause(),
+            196 => self.hold(),
             197 => self.replace_a_disk(),
             198 if self.random.chance(40) => self.grow(),
             198 if self.random.chance(60) => self.verify(),
-            198 => self.pause(),
+            198 if self.random.chance(40) => self.change_speed(),
+            198 => self.hold(),
             _ => self.stop_and_start(),
         }
         self.check();
@@ -41,12 +42,6 @@ impl World {
         ][self.random.below(12) as usize];
         self.note(|| "time passes".into());
         self.feed(Event::Tick);
-    }
-
-    fn pause(&mut self) {
-        let paused = self.random.chance(50);
-        self.note(|| format!("resync paused: {paused}"));
-        self.feed(Event::PauseResync(paused));
     }
 
     fn any_leg(&mut self) -> usize {
@@ -368,7 +363,7 @@ impl World {
                 11..=12 => self.pass_time(),
                 13 => self.connect_a_leg(),
                 14 => self.cut_a_link(),
-                _ => self.pause(),
+                _ => self.hold(),
             }
             self.check();
         }

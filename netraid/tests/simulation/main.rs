@@ -29,6 +29,7 @@ mod disk;
 mod endings;
 mod faults;
 mod flights;
+mod pace;
 mod random;
 mod runner;
 mod schedule;

@@ -44,6 +44,10 @@ pub struct World {
     pub asynchronous: SlotSet,
     /// Legs that may lack what was answered and flushed last, as protocol A allows, although nobody wrote that down.
     pub excused: Vec<bool>,
+    /// Most pieces of a resync that may be under way, and most bytes of one.
+    pub pieces: (usize, u64),
+    /// While a resync is held: the pieces that were under way when it was looked at last.
+    pub held: Option<usize>,
     /// Legs that the engine that runs now has cut off while they were in sync.
     pub cut_off: Vec<bool>,
     /// Ordered connections that have failed something: nothing more is performed.
@@ -87,6 +91,8 @@ impl World {
         let mut world = World {
             asynchronous,
             excused: vec![false; slots],
+            pieces: (0, 0),
+            held: None,
             cut_off: vec![false; slots],
             broken: HashSet::new(),
             random,
@@ -188,6 +194,8 @@ impl World {
             resync_piece: piece.next_multiple_of(BLOCK),
             resync_window: 1 + self.random.below(4) as usize,
             resync_rate: [0, 0, 100][self.random.below(3) as usize],
+            resync_least: [0, 0, 0, 50, 5000][self.random.below(5) as usize],
+            control: self.random_control(),
             compare: self.random.chance(25),
             asynchronous: self.asynchronous,
             disconnect_above: [None, None, None, Some(1200), Some(3000)]
@@ -197,6 +205,8 @@ impl World {
             io_error_limit: [0, 1, 3, 16][self.random.below(4) as usize],
             ..Settings::default()
         };
+        self.pieces = (settings.resync_window, settings.resync_piece);
+        self.held = None;
         let ids = IdSource::new(self.random.next());
         if std::mem::take(&mut self.excused[leg]) {
             // What was answered last may never have come here.
@@ -254,6 +264,10 @@ impl World {
         let Some(mut engine) = self.engine.take() else {
             return;
         };
+        if let Event::PauseResync(paused) = event {
+            let (pieces, _) = engine.resync_under_way();
+            self.held = paused.then_some(pieces);
+        }
         let mut effects = Vec::new();
         let before = engine.io_errors(slot(self.source));
         engine.handle(event, self.now, &mut effects);

@@ -8,7 +8,7 @@ use crate::array::leg::Leg;
 use crate::array::{ArrayError, ArrayStatus, NodeState, bytes_in};
 use crate::md::SECTOR;
 use crate::mirror::generation::Generation;
-use crate::status::{LegStatus, ResyncStatus, SCHEMA, Status, word};
+use crate::status::{LegStatus, ResyncStatus, SCHEMA, Status, limited_by, word};
 
 impl MdArray {
     pub(super) fn state(&self) -> Result<ArrayStatus, ArrayError> {
@@ -39,7 +39,7 @@ fn document(tag: &str, dev: &Path, view: &View, leg: &Leg, local: Option<usize>)
     let generations = leg.witness().generations();
     let names = leg.names();
     let dirty = leg.dirty();
-    let resync = resync(view);
+    let resync = resync(view, bytes_in(&dirty));
     let legs = (0..view.raid_disks as usize).map(|slot| {
         let member = view.members.iter().find(|member| member.slot == Some(slot));
         let name = names
@@ -157,7 +157,6 @@ fn leg_status(
     dirty: u64,
 ) -> LegStatus {
     let is_local = local == Some(slot);
-    let recovering = |member: &Member| !member.is("in_sync") && !member.is("faulty");
     let (status, disk, reason) = match member {
         Some(member) if member.is("faulty") && !is_local => (
             word::UNKNOWN,
@@ -165,10 +164,10 @@ fn leg_status(
             Some("expelled by the kernel: a write to it failed".to_owned()),
         ),
         Some(member) if is_local && !member.is("faulty") => (word::SOURCE, "UpToDate", None),
-        Some(member) if recovering(member) && view.action == "frozen" => {
+        Some(member) if is_recovering(member) && view.action == "frozen" => {
             (word::PAUSED, "Inconsistent", None)
         }
-        Some(member) if recovering(member) => (word::RESYNCING, "Inconsistent", None),
+        Some(member) if is_recovering(member) => (word::RESYNCING, "Inconsistent", None),
         Some(_) => (word::TARGET, "UpToDate", None),
         _ if is_local => (
             word::OUT_OF_SYNC,
@@ -197,32 +196,56 @@ fn leg_status(
         failed_bytes: 0,
         damaged: 0,
         missing_bytes: match member {
-            Some(member) if recovering(member) => dirty,
+            Some(member) if is_recovering(member) => dirty,
             _ => 0,
         },
     }
 }
 
+fn is_recovering(member: &Member) -> bool {
+    !member.is("in_sync") && !member.is("faulty")
+}
+
+/// What keeps the kernel from being faster, as far as its speed in KiB a second tells.
+fn limit(view: &View, speed: u64) -> Option<String> {
+    let near = |bound: Option<u32>| {
+        let bound = u64::from(bound.unwrap_or(0));
+        bound > 0 && (bound * 9 / 10..=bound * 11 / 10).contains(&speed)
+    };
+    match () {
+        () if near(view.speed_max) => Some(limited_by::RATE.into()),
+        () if near(view.speed_min) => Some(limited_by::APPLICATION.into()),
+        () if speed > 0 => Some(limited_by::LEGS.into()),
+        () => None,
+    }
+}
+
 /// How far the kernel is. It counts its position, skipped parts included.
-fn resync(view: &View) -> Option<ResyncStatus> {
+fn resync(view: &View, dirty: u64) -> Option<ResyncStatus> {
     if !matches!(view.action.as_str(), "recover" | "resync" | "frozen") {
         return None;
     }
     let (done, whole) = view.completed.unwrap_or((0, 0));
     if whole == 0 {
-        return None;
+        // Held before it began, the kernel does not say how far it was.
+        let held = view.action == "frozen" && view.members.iter().any(is_recovering);
+        return held.then(|| ResyncStatus {
+            left: dirty,
+            paused: true,
+            ..ResyncStatus::default()
+        });
     }
     let (copied, left) = (done * SECTOR, whole.saturating_sub(done) * SECTOR);
     let speed = view.speed.unwrap_or(0) * 1024;
     Some(ResyncStatus {
         copied,
         sent: copied,
-        compared: 0,
-        equal: 0,
         left,
         percent: done as f64 * 100.0 / whole as f64,
         speed,
         time_left_ms: left.saturating_mul(1000).checked_div(speed),
         paused: view.action == "frozen",
+        limited_by: limit(view, view.speed.unwrap_or(0)),
+        ..ResyncStatus::default()
     })
 }

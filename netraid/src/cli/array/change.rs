@@ -209,6 +209,7 @@ pub(super) fn speed(order: &Speed) -> Result<(), Exit> {
     let limits = Limits {
         most: order.max,
         least: order.min,
+        control: None,
     };
     order.common.array()?.set_speed(limits)?;
     if !order.common.dry_run {

@@ -79,5 +79,6 @@ pub(super) fn speeds(most: Option<&str>, least: Option<&str>) -> Result<Speed, E
     Ok(Speed {
         most: tunable(most, limit, |text| speed(limit, text))?,
         least: tunable(least, limit_min, |text| speed(limit_min, text))?,
+        control: None,
     })
 }

@@ -39,6 +39,9 @@ fn mirror(mirror: &Mirror, here: &str) -> String {
     page += &table(&mirror.nodes);
     if let Some(resync) = &mirror.resync {
         page += &format!("  resync: {}\n", progress(resync));
+        if let Some(why) = &resync.why {
+            page += &format!("    {}\n", plain(why));
+        }
     }
     for node in mirror.nodes.iter().filter(|node| needs_words(node)) {
         page += &format!("  {}: {}\n", plain(&node.name), plain(&node.why));
@@ -107,7 +110,8 @@ fn needs_words(node: &Node) -> bool {
     node.member && !fine.iter().any(|word| node.status == word.text())
 }
 
-fn progress(resync: &Resync) -> String {
+/// How far and how fast, in one line.
+pub(in crate::cli) fn progress(resync: &Resync) -> String {
     let left = resync.time_left_ms.map_or_else(String::new, |left| {
         format!(", {} left", duration(Duration::from_millis(left)))
     });

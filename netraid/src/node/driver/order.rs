@@ -82,6 +82,14 @@ impl Driver {
                 return self.verify(Some(request), dry_run);
             }
             Order::StopVerify => return self.verify(None, dry_run),
+            Order::BoostResync { rate } => {
+                self.boost(Some(*rate), dry_run);
+                return Ok(());
+            }
+            Order::NormalResync => {
+                self.boost(None, dry_run);
+                return Ok(());
+            }
             Order::Restore => Event::Restore,
             Order::Remove => Event::Remove,
             Order::QuickCheck => Event::QuickCheck,

@@ -81,6 +81,7 @@ impl Driver {
                     ),
                 );
                 self.pause = RETRY;
+                self.begin_turns();
                 self.listen_to_array();
                 self.follow.push_back(Event::Assembled);
             }

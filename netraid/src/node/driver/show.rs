@@ -8,7 +8,6 @@ use crate::mirror::explain::explain;
 use crate::mirror::generation::{Generation, SLOTS};
 use crate::mirror::machine::{Leg, Service};
 use crate::mirror::node::NodeId;
-use crate::node::local::resync;
 use crate::node::shared::Envelope;
 use crate::status::Status;
 
@@ -119,7 +118,7 @@ impl Driver {
             },
             refusal,
             nodes: self.nodes_shown(status),
-            resync: status.and_then(|status| resync(&status.status)),
+            resync: status.and_then(|status| self.resync_shown(status)),
             verify: status.and_then(|status| status.status.verify.clone()),
             notes: self.room_to_grow().into_iter().collect(),
             problems: [

@@ -19,10 +19,17 @@ pub(super) struct CopyJob {
     /// The part of it that is being copied, and those that follow: all of it unless digests told.
     run: (u64, u64),
     runs: Vec<(u64, u64)>,
+    /// When it had its range.
+    began: u64,
 }
 
 impl CopyJob {
-    pub(super) fn new((offset, length): (u64, u64), targets: SlotSet, compare: bool) -> CopyJob {
+    pub(super) fn new(
+        (offset, length): (u64, u64),
+        targets: SlotSet,
+        compare: bool,
+        now: u64,
+    ) -> CopyJob {
         CopyJob {
             offset,
             length,
@@ -34,6 +41,7 @@ impl CopyJob {
             comparison: compare.then(Comparison::default),
             run: (offset, length),
             runs: Vec::new(),
+            began: now,
         }
     }
 }
@@ -50,6 +58,7 @@ impl Engine {
         let Some(Job::Copy(copy)) = self.jobs.get_mut(&job) else {
             return;
         };
+        copy.began = self.now;
         copy.targets = copy.targets.and(resyncing);
         let (piece, targets) = ((copy.offset, copy.length), copy.targets);
         match (&mut copy.comparison, source) {
@@ -270,7 +279,8 @@ impl Engine {
         let Some(Job::Copy(copy)) = self.jobs.remove(&job) else {
             return;
         };
-        self.resync.under_way -= 1;
+        let (length, began) = (copy.length, copy.began);
+        self.resync.piece_over(length, began, self.now, written);
         self.release_range(copy.ticket);
         let resyncing = self.slots_in(&[LegState::Resync]);
         for chunk in self.shape.chunks_of(copy.offset, copy.length) {

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use nbd_protocol::command::{Command, Outcome};
 
-use crate::raid1::engine::Order;
+use crate::raid1::engine::{Control, Order};
 use crate::raid1::leg::{LegImage, LegRecord, Slot, SlotSet, SuperState};
 
 /// Size and division of a mirror.
@@ -56,6 +56,8 @@ pub struct Settings {
     pub resync_rate: u64,
     /// Bytes a second below which a resync does not step aside for the application; 0: it always does.
     pub resync_least: u64,
+    /// How much of a resync is on its way at once; off while its `plan_ahead` is 0.
+    pub control: Control,
     /// A resync compares legs by digests first and sends only what differs.
     pub compare: bool,
     /// Remote legs that are written asynchronously (protocol A), over sessions that keep order.
@@ -82,6 +84,7 @@ impl Default for Settings {
             resync_window: 8,
             resync_rate: 0,
             resync_least: 0,
+            control: Control::OFF,
             compare: false,
             asynchronous: SlotSet::EMPTY,
             send_buffer: 10 << 20,
@@ -148,6 +151,8 @@ pub enum Event {
         most: Option<u64>,
         /// [`Settings::resync_least`].
         least: Option<u64>,
+        /// [`Settings::control`].
+        control: Option<Control>,
     },
     /// A leg's connection is gone.
     Lost {

@@ -3,6 +3,7 @@
 //! A piece holds its range like a write does: a write that overlaps waits for it, so an older block never lands on a
 //! newer one. Zeroes are not sent.
 
+use super::pace::{Bounds, STEP, Seen, Window};
 use super::*;
 
 use std::collections::BTreeMap;
@@ -22,8 +23,28 @@ pub struct Progress {
     pub left: u64,
     /// Milliseconds since it began.
     pub elapsed: u64,
+    /// Bytes a second during the last seconds; `None` before the first is over.
+    pub recent: Option<u64>,
+    /// What kept it from being faster for most of the last second.
+    pub limit: Limit,
+    /// Milliseconds that a piece takes lately from its beginning until all targets have it; 0 before the first.
+    pub delay: u64,
     /// Somebody stopped it for now.
     pub paused: bool,
+}
+
+/// What keeps a resync from being faster.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Limit {
+    /// Nothing that was set: all pieces that may be under way are, or none is left to begin.
+    #[default]
+    Legs,
+    /// The upper bound of the rate.
+    Rate,
+    /// It steps aside for the application.
+    Application,
+    /// A piece takes as long as it may, or as much as may be is on the way ([`pace::Control`]).
+    Delay,
 }
 
 /// Bytes of the current or the last resync; what they mean is told at [`Progress`].
@@ -60,6 +81,61 @@ pub(super) struct Resync {
     /// What the lower one asks for.
     least: Allowance,
     application_seen: u64,
+    /// Bytes of the pieces under way.
+    on_the_way: u64,
+    /// What the controller allows, if it is on.
+    pace: Option<Window>,
+    /// When it was asked last, and what has arrived since.
+    stepped: u64,
+    arrived: u64,
+    /// The shortest time of a piece, and the usual one lately; 0 before the first.
+    round_trip: u64,
+    delay: u64,
+    diary: Diary,
+}
+
+/// What the last second was like.
+#[derive(Debug, Default)]
+struct Diary {
+    /// Since when the second is counted, and how much was copied by then.
+    since: u64,
+    copied: u64,
+    /// How long each limit held, and which one holds now, since when.
+    held: [u64; 4],
+    now: (Limit, u64),
+    /// Of the second before.
+    limit: Limit,
+    rate: Option<u64>,
+}
+
+impl Diary {
+    fn begin(&mut self, now: u64, copied: u64) {
+        *self = Diary {
+            since: now,
+            copied,
+            now: (Limit::Legs, now),
+            ..Diary::default()
+        };
+    }
+
+    /// From `now` on it is `limit` that holds.
+    fn note(&mut self, limit: Limit, now: u64, copied: u64) {
+        let (held, since) = std::mem::replace(&mut self.now, (limit, now));
+        self.held[held as usize] += now.saturating_sub(since);
+        let elapsed = now.saturating_sub(self.since);
+        if elapsed < SECOND {
+            return;
+        }
+        let limits = [Limit::Legs, Limit::Rate, Limit::Application, Limit::Delay];
+        let longest = limits
+            .into_iter()
+            .max_by_key(|limit| self.held[*limit as usize]);
+        self.limit = longest.unwrap_or_default();
+        let rate = copied.saturating_sub(self.copied).saturating_mul(SECOND) / elapsed;
+        // A single second can be far off.
+        self.rate = Some(self.rate.map_or(rate, |before| (2 * before + rate) / 3));
+        (self.since, self.copied, self.held) = (now, copied, [0; 4]);
+    }
 }
 
 #[derive(Debug)]
@@ -101,6 +177,12 @@ impl Allowance {
         let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
         self.bytes = self.bytes.saturating_sub(bytes);
     }
+
+    /// Forgets what was spent beyond a second's worth: who was fast for hours is not to be held back for hours.
+    fn forgive(&mut self, rate: u64) {
+        let most = i64::try_from(rate).unwrap_or(i64::MAX);
+        self.bytes = self.bytes.max(-most);
+    }
 }
 
 impl Resync {
@@ -113,7 +195,31 @@ impl Resync {
             self.compared = 0;
             self.equal = 0;
             self.futile = 0;
+            self.pace = None;
+            self.rest(now);
+            (self.round_trip, self.delay) = (0, 0);
         }
+    }
+
+    /// Nothing is under way for now by somebody's will: that says nothing about the legs.
+    fn rest(&mut self, now: u64) {
+        (self.stepped, self.arrived) = (now, 0);
+        self.diary.begin(now, self.copied);
+    }
+
+    /// A piece is over, which all of its targets have or none.
+    pub(super) fn piece_over(&mut self, length: u64, began: u64, now: u64, written: bool) {
+        self.under_way -= 1;
+        self.on_the_way = self.on_the_way.saturating_sub(length);
+        if !written {
+            return;
+        }
+        self.arrived += length;
+        let took = now.saturating_sub(began).max(1);
+        (self.round_trip, self.delay) = match (self.round_trip, self.delay) {
+            (0, _) => (took, took),
+            (least, delay) => (least.min(took), (7 * delay + took).div_ceil(8)),
+        };
     }
 
     /// So many bytes were compared, and so many of them were equal.
@@ -145,6 +251,11 @@ const BUSY_WINDOW: usize = 2;
 const FUTILE: u32 = 32;
 const SAMPLE: u32 = 16;
 
+/// A piece is not made smaller than this, in bytes.
+const SMALLEST: u64 = 64 << 10;
+
+const SECOND: u64 = 1000;
+
 /// How long after its last request the application counts as busy, in milliseconds.
 const BUSY_FOR: u64 = 100;
 
@@ -170,8 +281,16 @@ impl Engine {
             equal: self.resync.equal,
             left: left.min(self.shape.size),
             elapsed: self.now.saturating_sub(self.resync.began),
+            recent: self.resync.diary.rate,
+            limit: self.resync.diary.limit,
+            delay: self.resync.delay,
             paused: self.resync.paused,
         })
+    }
+
+    /// Pieces of the resync that are under way, and their bytes.
+    pub fn resync_under_way(&self) -> (usize, u64) {
+        (self.resync.under_way, self.resync.on_the_way)
     }
 
     /// What the current or the last resync has done so far.
@@ -199,22 +318,30 @@ impl Engine {
         }
         self.finish_complete_legs(effects);
         if self.resync.paused || self.stopping {
+            self.resync.rest(self.now);
             return;
         }
         let quiet = self.is_quiet();
-        while self.resync.under_way < self.window(quiet) && self.rate_allows() {
+        self.step_pace();
+        let limit = loop {
+            if let Some(limit) = self.limit(quiet) {
+                break limit;
+            }
             let Some((offset, length, targets)) = self.next_piece() else {
-                break;
+                break Limit::Legs;
             };
             self.resync.under_way += 1;
+            self.resync.on_the_way += length;
             self.resync.most.spend(length);
             self.resync.least.spend(length);
+            self.resync.least.forgive(self.settings.resync_least);
             let compare = self.compares(targets);
-            let job = copy::CopyJob::new((offset, length), targets, compare);
+            let job = copy::CopyJob::new((offset, length), targets, compare, self.now);
             let job = self.new_job(Job::Copy(job));
             self.admit(job, offset, length);
             self.start_runnable(effects);
-        }
+        };
+        self.resync.diary.note(limit, self.now, self.resync.copied);
     }
 
     /// Whether the application has asked for nothing for a while.
@@ -226,15 +353,72 @@ impl Engine {
         !busy && self.now.saturating_sub(self.resync.application_seen) >= BUSY_FOR
     }
 
-    /// Most pieces under way now.
-    fn window(&mut self, quiet: bool) -> usize {
-        let (all, least) = (self.settings.resync_window, self.settings.resync_least);
-        // A resync that is slower than it may be made does not step aside.
-        if quiet || least > 0 && self.resync.least.at(self.now, least) > 0 {
-            all
-        } else {
-            all.min(BUSY_WINDOW)
+    /// What keeps another piece from being begun now, if anything does.
+    fn limit(&mut self, quiet: bool) -> Option<Limit> {
+        if !self.rate_allows() {
+            return Some(Limit::Rate);
         }
+        // Asked in any case: what was gained until now counts before the next piece is paid for.
+        let behind = self.is_behind();
+        match self.resync.under_way {
+            0 => return None,
+            pieces if pieces >= self.settings.resync_window => return Some(Limit::Legs),
+            _ => {}
+        }
+        // A resync that is slower than it may be made does not step aside.
+        if behind {
+            return None;
+        }
+        if !quiet && self.resync.under_way >= BUSY_WINDOW {
+            return Some(Limit::Application);
+        }
+        let allowed = self.resync.pace.map_or(u64::MAX, |window| window.bytes);
+        (self.resync.on_the_way + self.piece() > allowed).then_some(Limit::Delay)
+    }
+
+    /// It is slower than its lower bound.
+    fn is_behind(&mut self) -> bool {
+        let least = self.settings.resync_least;
+        least > 0 && self.resync.least.at(self.now, least) > 0
+    }
+
+    /// Most bytes of the next piece: where little may be on the way, that is to be more than one piece.
+    fn piece(&mut self) -> u64 {
+        let most = self.settings.resync_piece.max(1);
+        match self.resync.pace.map(|window| (window.bytes / 2).max(1)) {
+            Some(half) if !self.is_behind() => most.min(SMALLEST.max(1 << half.ilog2())),
+            _ => most,
+        }
+    }
+
+    /// Asks the controller, if it is on and its time has come.
+    fn step_pace(&mut self) {
+        let control = self.settings.control;
+        if control.plan_ahead == 0 {
+            self.resync.pace = None;
+            return;
+        }
+        let piece = self.settings.resync_piece.max(1);
+        let pieces = u64::try_from(self.settings.resync_window).unwrap_or(u64::MAX);
+        let bounds = Bounds {
+            smallest: SMALLEST.min(piece),
+            largest: piece.saturating_mul(pieces),
+        };
+        let resync = &mut self.resync;
+        let window = resync.pace.unwrap_or(Window::first(&control, bounds));
+        resync.pace = Some(window);
+        let elapsed = self.now.saturating_sub(resync.stepped);
+        if elapsed < STEP {
+            return;
+        }
+        let seen = Seen {
+            arrived: std::mem::take(&mut resync.arrived),
+            on_the_way: resync.on_the_way,
+            elapsed,
+            round_trip: resync.round_trip,
+        };
+        resync.stepped = self.now;
+        resync.pace = Some(window.next(&control, bounds, seen));
     }
 
     fn rate_allows(&mut self) -> bool {
@@ -243,7 +427,15 @@ impl Engine {
     }
 
     /// Other bounds of the speed, from now on. What was saved up or is owed at another rate is forgotten.
-    pub(super) fn set_speed(&mut self, most: Option<u64>, least: Option<u64>) {
+    pub(super) fn set_speed(
+        &mut self,
+        most: Option<u64>,
+        least: Option<u64>,
+        control: Option<Control>,
+    ) {
+        if let Some(control) = control {
+            self.settings.control = control;
+        }
         let fresh = Allowance {
             bytes: 0,
             at: self.now,
@@ -260,7 +452,7 @@ impl Engine {
 
     /// The next range to copy: within one chunk if chunks are large, else a run of neighbouring chunks.
     fn next_piece(&mut self) -> Option<(u64, u64, SlotSet)> {
-        let (chunk_size, piece) = (self.shape.chunk, self.settings.resync_piece.max(1));
+        let (chunk_size, piece) = (self.shape.chunk, self.piece());
         if let Some((chunk, partial)) =
             self.resync.chunks.iter_mut().find(|(chunk, partial)| {
                 partial.next < self.shape.size.min((**chunk + 1) * chunk_size)

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::{Mirror, lock};
 use crate::md::{BitmapSuperblock, Room, Superblock};
-use crate::raid1::engine::{Event, Joined, Terms};
+use crate::raid1::engine::{Control, Event, Joined, Terms};
 use crate::raid1::leg::{LegImage, Slot};
 use crate::raid1::link::Link;
 use crate::raid1::metadata::Metadata;
@@ -37,8 +37,18 @@ impl Mirror {
     }
 
     /// Bounds the speed of resyncs, in bytes a second; `None` leaves a bound.
-    pub fn set_speed(self: &Arc<Self>, most: Option<u64>, least: Option<u64>) {
-        self.drive([Event::Speed { most, least }, Event::Tick]);
+    pub fn set_speed(
+        self: &Arc<Self>,
+        most: Option<u64>,
+        least: Option<u64>,
+        control: Option<Control>,
+    ) {
+        let speed = Event::Speed {
+            most,
+            least,
+            control,
+        };
+        self.drive([speed, Event::Tick]);
     }
 
     /// What the own leg's disk could hold, as it is now.

@@ -16,6 +16,7 @@ const DEFAULTS: Settings = Settings {
     resync_window: 8,
     resync_rate: 0,
     resync_least: 0,
+    control: Control::OFF,
     compare: false,
     asynchronous: SlotSet::EMPTY,
     send_buffer: 10 << 20,

@@ -182,7 +182,41 @@ fn pieces_larger_than_a_second_allows_are_paid_for_by_waiting() {
     bench.feed(Event::Speed {
         most: Some(0),
         least: None,
+        control: None,
     });
     bench.finish();
     assert_eq!(bench.state(REMOTE), LegState::InSync);
+}
+
+#[test]
+fn a_resync_that_was_fast_while_it_was_quiet_has_its_lower_bound_once_the_application_comes() {
+    let shape = Shape {
+        size: 4096 * CHUNK,
+        chunk: CHUNK,
+        slots: 2,
+    };
+    let settings = Settings {
+        resync_piece: CHUNK,
+        resync_least: 10 * CHUNK,
+        ..Settings::default()
+    };
+    let mut bench = Bench::degraded(shape, settings);
+    bench.now = 60_000;
+    bench.attach_blank(REMOTE);
+    bench.feed(Event::Tick);
+    while bench.engine.resync_totals().copied < 2000 * CHUNK {
+        let name = bench.pending()[0].clone();
+        bench.succeed(&name);
+    }
+    // A flush that does not end keeps the application busy.
+    bench.ask(1, Command::Flush);
+    for name in bench.pending() {
+        if !name.starts_with("flush") {
+            bench.succeed(&name);
+        }
+    }
+    bench.now += 2000;
+    bench.feed(Event::Tick);
+    let (pieces, _) = bench.engine.resync_under_way();
+    assert_eq!(pieces, Settings::default().resync_window);
 }

@@ -79,6 +79,7 @@ fn a_resync_shows_how_far_it_is_and_why_it_had_to_be() {
         speed: 10 << 20,
         time_left_ms: Some(5_500),
         paused: false,
+        ..ResyncStatus::default()
     });
     let page = mirror(&status, false);
     let expected = "disk1: 1 GiB on server1, degraded\n  \
