@@ -229,11 +229,16 @@ impl Application {
             self.is_at_least(block, value, floor),
             "{what}: block {block} holds {value}, older than write {floor}"
         );
-        let known = value == 0 || self.writes[block].contains(&value);
         assert!(
-            known,
+            self.has_written(block, value, floor),
             "{what}: block {block} holds {value}, which nobody wrote there"
         );
+    }
+
+    /// Whether it is the value of a write at least as new as `floor`, and not what somebody wrote apart.
+    pub fn has_written(&self, block: usize, value: u32, floor: u32) -> bool {
+        let known = value == 0 || self.writes[block].contains(&value);
+        known && self.is_at_least(block, value, floor)
     }
 
     pub fn is_at_least(&self, block: usize, value: u32, floor: u32) -> bool {

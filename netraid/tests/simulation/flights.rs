@@ -32,6 +32,9 @@ pub struct Flight {
     pub hangs: bool,
 }
 
+/// A leg that was equal to the last one in sync until that one failed something: about to be marked, or to be told to.
+const BEFORE_MARKING: [LegState; 2] = [LegState::Finishing, LegState::Attaching];
+
 impl World {
     pub fn launch(&mut self, operation: OperationId, slot: Slot, order: Option<Order>, work: Work) {
         let slot = slot.number();
@@ -130,10 +133,11 @@ impl World {
             .any(|leg| self.state(leg) == LegState::Finishing && self.disks[leg].is_consistent())
             && self.state(flight.slot) == LegState::InSync
             && matches!(&flight.work, Work::Data(command) if command.changes_data() || *command == Command::Flush);
-        // The source's own disk is worse than the others: it may be kept all the same.
-        match (delicate, flight.slot == self.source) {
+        // What the source's own disk fails of data is worse than elsewhere: it may be kept all the same.
+        let data = matches!(&flight.work, Work::Data(command) if *command != Command::Flush);
+        match (delicate, flight.slot == self.source && data) {
             (true, _) => 20,
-            (false, true) => 6,
+            (false, true) => 3,
             (false, false) => 1,
         }
     }
@@ -149,7 +153,7 @@ impl World {
             for (block, before) in before.into_iter().enumerate() {
                 if self.disks[leg].lost[block] && !before {
                     self.application.doubt(block);
-                    self.note_parted(block, LegState::Finishing);
+                    self.note_parted(block, &BEFORE_MARKING);
                 }
             }
         }
@@ -164,15 +168,15 @@ impl World {
             && let Some((offset, length)) = command.range()
         {
             for block in offset / BLOCK..(offset + length) / BLOCK {
-                self.note_parted(block as usize, LegState::Finishing);
+                self.note_parted(block as usize, &BEFORE_MARKING);
             }
         }
     }
 
-    /// A leg in this state that was equal to the last one in sync may have something else in this block now.
-    fn note_parted(&mut self, block: usize, state: LegState) {
+    /// A leg in one of these states that was equal to the last one in sync may have something else in this block now.
+    fn note_parted(&mut self, block: usize, states: &[LegState]) {
         for leg in self.slots() {
-            if self.state(leg) == state {
+            if states.contains(&self.state(leg)) {
                 self.parted[leg][block] = true;
             }
         }
@@ -223,7 +227,7 @@ impl World {
             && let Some((offset, length)) = command.range()
         {
             for block in offset / BLOCK..(offset + length) / BLOCK {
-                self.note_parted(block as usize, LegState::Attaching);
+                self.note_parted(block as usize, &[LegState::Attaching]);
             }
         }
         if let (Some(_), Work::Data(command)) = (flight.order, &flight.work) {

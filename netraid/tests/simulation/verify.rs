@@ -1,9 +1,11 @@
 //! A block of a target rots, and a verify goes over the mirror: it finds that, marks it, and nothing else.
 
+use nbd_protocol::command::Command;
 use netraid::raid1::engine::{Event, Terms, Verify, VerifyOrder};
 use netraid::raid1::leg::{LegState, SlotSet};
 
 use crate::disk::BLOCK;
+use crate::flights::{Flight, Work};
 use crate::world::{World, slot};
 
 /// Turned over in a block that rots: no write has such a number.
@@ -34,7 +36,11 @@ impl World {
         }
         let leg = targets[self.random.below(targets.len() as u64) as usize];
         let block = self.random.below(self.blocks() as u64) as usize;
-        let rots = self.random.chance(70);
+        // Nor may anybody be reading there: what was asked for before is not the verify's to find.
+        let reads = |flight: &Flight| {
+            flight.slot == leg && matches!(flight.work, Work::Data(Command::Read { .. }))
+        };
+        let rots = self.random.chance(70) && !self.flights.iter().any(reads);
         let repair = self.random.chance(50);
         if rots {
             self.note(|| format!("block {block} of leg {leg} rots"));
