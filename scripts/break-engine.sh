@@ -103,12 +103,12 @@ mistake 'a1 a bit is dropped after the first leg is flushed' \
 mistake 'a2 a bit is dropped although a leg still misses the chunk' \
     $engine/clean.rs 'quiet.subtract(&leg.missing);' ''
 mistake 'a3 a bit is dropped although a leg is away' \
-    $engine/clean.rs 'if !self.complete() { quiet.clear(); }' '' \
-    $engine/clean.rs 'if self.complete() && self.intent.drop_bits' 'if self.intent.drop_bits'
+    $engine/lacks.rs 'for leg in &self.legs { chunks.subtract(&leg.lacks); }' ''
 mistake 'a4 a bit is dropped although its chunk is being written' \
     netraid/src/raid1/intent.rs \
     'if self.recent.contains(chunk) || self.held.contains_key(&chunk) || !self.durable.contains(chunk)' \
-    'if !self.durable.contains(chunk)'
+    'if !self.durable.contains(chunk)' \
+    $engine/lacks.rs 'self.intent.subtract_touched(&mut chunks);' ''
 mistake 'b  overlapping writes are under way at once' \
     $engine/write.rs 'self.ranges.admit((), offset, length, job)' 'self.ranges.admit((), offset, length.min(0), job)'
 mistake 'c1 a write is sent before its bit is durable' \
@@ -123,7 +123,7 @@ mistake 'd2 a commit counts although its last leg in sync is gone' \
     $engine/commit.rs 'if self.halted.is_some() { return; } let Some(under_way) = &mut self.commit.under_way' \
     'let Some(under_way) = &mut self.commit.under_way'
 mistake 'e1 the bits of a returning leg are not merged' \
-    $engine/attach.rs 'self.intent.merge(&image.dirty);' '_ = image;'
+    $engine/attach.rs 'Some(image) => Some(image.dirty.clone()),' 'Some(_) => None,'
 mistake 'e2 a returning leg misses only what is dirty here' \
     $engine/attach.rs 'leg.needs_whole_bitmap = true; self.abandon_cleaning();' 'self.abandon_cleaning();'
 mistake 'f1 the resync copies without holding its range' \
@@ -194,6 +194,18 @@ mistake 'o8 an answer that waits for a commit is given though who had all of it 
 mistake 'o9 a leg that had not all of its buffer goes in the same generation' \
     $engine/stream.rs 'Job::Write(_) => true,' 'Job::Write(write) => !write.answered(),' \
     $engine/write.rs 'impl WriteJob {' 'impl WriteJob { pub(super) fn answered(&self) -> bool { self.answered }'
+mistake 'q1 what is written while a leg is away is not noted for it' \
+    $engine/lacks.rs 'for leg in &mut self.legs { for chunk' \
+    'for leg in self.legs.iter_mut().filter(|leg| leg.state != LegState::Absent) { for chunk'
+mistake 'q2 a flush counts for a leg that came after it had begun' \
+    $engine/lacks.rs 'for slot in legs.iter() {' 'for slot in legs.or(self.receiving()).iter() {'
+mistake 'q3 what the last leg may have lost is not noted for the others' \
+    $engine/copy.rs 'leg.lacks.unite(chunks);' ''
+mistake 'q4 a leg that was not in sync comes back as it went' \
+    $engine/lacks.rs 'self.can_take_over(slot).then_some(Departure {' 'Some(Departure {' \
+    $engine/lacks.rs 'image.is_consistent() && image.record.generations.current == departure.generation' 'let _ = departure; true'
+mistake 'q5 a leg that comes back gets what was written last alone' \
+    $engine/attach.rs 'lacks: dirty.clone(),' 'lacks: ChunkSet::empty(chunks),'
 mistake 'k  a stopped mirror still writes metadata' \
     netraid/src/raid1/engine.rs 'if self.stopped { return refuse(event, effects); }' ''
 mistake 'l1 blocks are taken for equal although their digests differ' \

@@ -292,7 +292,8 @@ pub struct NodeState {
     pub state: Part,
     /// How much of its resync is done, 0 to 100, while it is being resynced.
     pub percent: Option<u8>,
-    /// Bytes that it still misses, while it is being resynced.
+    /// Bytes that it still misses, while it is being resynced; of a leg of an embedded mirror that is away, what it would
+    /// get if it came back now.
     pub missing_bytes: u64,
     /// Bytes that were answered or are about to be and that it does not have yet, if it is written asynchronously.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -92,7 +92,10 @@ fn leg(slot: Slot, node: String, disk: &str, engine: &Engine, keepers: &Keepers)
         status: status.into(),
         disk: disk_state.into(),
         reason,
-        missing_bytes: engine.missing(slot),
+        missing_bytes: match state {
+            LegState::Absent => engine.lacks(slot),
+            _ => engine.missing(slot),
+        },
         differing_bytes: engine.suspect(slot),
         io_errors: io.errors,
         repaired_bytes: io.repaired,

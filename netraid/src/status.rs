@@ -68,7 +68,8 @@ pub struct LegStatus {
     pub disk: String,
     /// Why it was expelled or refused last, or why it needs a full resync.
     pub reason: Option<String>,
-    /// Bytes that it still misses, while it is being resynced.
+    /// Bytes that it still misses, while it is being resynced; of a leg of an embedded mirror that is away, what it would
+    /// get if it came back now.
     pub missing_bytes: u64,
     /// Why its resyncs can't compare by digests first; `null` if they can, or if that was not tried yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]

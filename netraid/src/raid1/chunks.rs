@@ -123,6 +123,14 @@ impl ChunkSet {
         self.bulk_changed();
     }
 
+    /// Removes every chunk that is not in `other`.
+    pub fn intersect(&mut self, other: &ChunkSet) {
+        for (mine, theirs) in self.words.iter_mut().zip(&other.words) {
+            *mine &= theirs;
+        }
+        self.bulk_changed();
+    }
+
     /// The first chunk of the set that is `from` or more.
     pub fn next_from(&self, from: u64) -> Option<u64> {
         if from >= self.chunks {

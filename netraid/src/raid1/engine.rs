@@ -17,6 +17,7 @@ mod copy;
 mod grow;
 mod interface;
 mod io_errors;
+mod lacks;
 mod membership;
 mod pace;
 mod read;
@@ -54,6 +55,10 @@ struct Leg {
     record: LegRecord,
     /// Chunks still to be copied to it.
     missing: crate::raid1::chunks::ChunkSet,
+    /// Chunks that would have to be copied to it if it came back now with what it has, or had when it went.
+    lacks: crate::raid1::chunks::ChunkSet,
+    /// How it went, if it was in sync then.
+    departure: Option<lacks::Departure>,
     /// Its bitmap must be written whole with the next commit.
     needs_whole_bitmap: bool,
     /// The flush after which it is in sync, if nothing comes in between.

@@ -164,6 +164,15 @@ impl Intent {
         quiet
     }
 
+    /// Removes the chunks that have been written since the cycle began, or are being written, or whose bits are not durable.
+    pub fn subtract_touched(&self, chunks: &mut ChunkSet) {
+        chunks.subtract(&self.recent);
+        chunks.intersect(&self.durable);
+        for chunk in self.held.keys() {
+            chunks.remove(*chunk);
+        }
+    }
+
     /// Drops the bits of `quiet` whose chunks have not been written since the cycle began; returns how many.
     ///
     /// They leave `durable` at once: a write that comes before the page is on disk must set its bit anew.

@@ -4,7 +4,7 @@ use netraid::mirror::generation::{Extent, Generation, Verdict, decide};
 use netraid::raid1::engine::{Event, Terms};
 use netraid::raid1::leg::LegState;
 
-use crate::disk::{Disk, brief};
+use crate::disk::{BLOCK, Disk, brief};
 use crate::world::{World, junk, slot};
 
 impl World {
@@ -114,8 +114,11 @@ impl World {
         if self.connections[leg].is_none() {
             self.tally.refusals += 1;
         } else if let (Some(engine), Some(marked)) = (&self.engine, marked) {
-            // P2: what the leg itself marked while it was away is not forgotten when its bitmap is written anew.
-            let forgotten = marked.iter().find(|chunk| !engine.dirty().contains(*chunk));
+            // P2: what the leg itself marked while it was away is not forgotten when its bitmap is written anew, unless it
+            // tells of nothing.
+            let forgotten = marked.iter().find(|chunk| {
+                !engine.dirty().contains(*chunk) && !self.is_equal_everywhere(leg, *chunk)
+            });
             assert_eq!(forgotten, None, "a bit of leg {leg} is not merged");
             let whole = engine.dirty().count() == self.shape.chunks();
             assert!(
@@ -123,6 +126,29 @@ impl World {
                 "leg {leg} is to be copied in full, but not every chunk is marked"
             );
         }
+    }
+
+    /// Whether a leg holds in this chunk what all legs in sync hold, and would after a power failure.
+    fn is_equal_everywhere(&self, leg: usize, chunk: u64) -> bool {
+        let Some(engine) = &self.engine else {
+            return false;
+        };
+        let mut in_sync = self
+            .slots()
+            .filter(|other| engine.state(slot(*other)) == LegState::InSync);
+        let blocks =
+            (0..self.blocks()).filter(|block| *block as u64 * BLOCK / self.shape.chunk == chunk);
+        let blocks: Vec<usize> = blocks.collect();
+        let own = &self.disks[leg];
+        in_sync.all(|other| {
+            let other = &self.disks[other];
+            blocks.iter().all(|block| {
+                let value = own.cache[*block];
+                value == own.stable[*block]
+                    && value == other.cache[*block]
+                    && value == other.stable[*block]
+            })
+        })
     }
 
     /// Somebody has enlarged the disks: the mirror follows, with its own leg alone, while others come back in between.
@@ -317,13 +343,19 @@ impl World {
                 match disk.has(block) {
                     true => self
                         .application
-                        .is_at_least(block, disk.cache[block], floor),
+                        .has_written(block, disk.cache[block], floor),
                     false => floor == 0,
                 }
             })
         };
+        let is_ours = |leg: &usize| {
+            let disk = &self.disks[*leg];
+            let ours = |block| self.application.has_written(block, disk.cache[block], 0);
+            (0..self.room()).all(|block| !disk.has(block) || ours(block))
+        };
         let best = newest.iter().copied().find(has_everything);
-        best.or(newest.first().copied())
+        best.or(newest.iter().copied().find(is_ours))
+            .or(newest.first().copied())
             .expect("a leg can be started without force")
     }
 

@@ -104,6 +104,9 @@ impl Engine {
                 state: LegState::Absent,
                 record: LegRecord::default(),
                 missing: ChunkSet::empty(chunks),
+                // For whom they were set is not known any more.
+                lacks: dirty.clone(),
+                departure: None,
                 needs_whole_bitmap: false,
                 last_flush: None,
                 in_sync_from: 0,
@@ -248,12 +251,17 @@ impl Engine {
         let merged = image
             .as_ref()
             .map_or(0, |image| self.shape.bytes_under(&image.dirty));
-        // Its own bits come first: what it wrote, or may have written, while we were not there must be overwritten.
-        if let Some(image) = &image {
-            self.intent.merge(&image.dirty);
-        }
-        if amount == Amount::Full {
-            self.intent.merge(&ChunkSet::full(self.shape.chunks()));
+        let merged_bits = match &image {
+            _ if amount == Amount::Full => Some(ChunkSet::full(self.shape.chunks())),
+            // All that it says is known, and for which leg.
+            Some(image) if !given_up && self.is_as_it_went(slot, image) => None,
+            // Its own bits come first: what it wrote, or may have written, while we were not there must be overwritten.
+            Some(image) => Some(image.dirty.clone()),
+            None => None,
+        };
+        if let Some(bits) = merged_bits {
+            self.intent.merge(&bits);
+            self.legs[slot.number()].lacks.unite(&bits);
         }
         if !self.intent.dirty().is_empty() {
             // With this leg the array may be complete, and a kernel ignores the bits of one that says "clean".
@@ -278,8 +286,9 @@ impl Engine {
             };
         }
         let same = record.consistent && record.generations.current == self.generations.current;
-        record.consistent = same && self.intent.dirty().is_empty();
-        let dirty_bytes = self.shape.bytes_under(self.intent.dirty());
+        let lacks = &self.legs[slot.number()].lacks;
+        record.consistent = same && lacks.is_empty();
+        let dirty_bytes = self.shape.bytes_under(lacks);
         let Some(leg) = self.leg_mut(slot) else {
             return;
         };
@@ -287,6 +296,7 @@ impl Engine {
         if amount == Amount::Full {
             leg.reason = Some(format!("full resync: {rule}"));
         }
+        leg.departure = None;
         leg.joined = Some(Joined {
             rule,
             full: amount == Amount::Full,
@@ -311,7 +321,8 @@ impl Engine {
         }
         // What it missed while away, its own, and the writes under way that it does not receive. A bit that is not
         // durable yet belongs to a write that will reach this leg too, or to another leg's attachment.
-        let missing = self.intent.durable().clone();
+        let mut missing = self.intent.durable().clone();
+        missing.intersect(&self.legs[slot.number()].lacks);
         let unmarked = self.legs[slot.number()].record.consistent && !missing.is_empty();
         let Some(leg) = self.leg_mut(slot) else {
             return;

@@ -30,6 +30,8 @@ pub(super) struct Cleaning {
 #[derive(Debug)]
 struct Cycle {
     quiet: ChunkSet,
+    /// The legs that it flushes.
+    legs: SlotSet,
     /// The flushes that are not over.
     waiting: BTreeSet<OperationId>,
 }
@@ -204,9 +206,6 @@ impl Engine {
         if self.halted.is_some() {
             return;
         }
-        if !self.complete() {
-            quiet.clear();
-        }
         for leg in &self.legs {
             quiet.subtract(&leg.missing);
             quiet.subtract(&leg.suspect);
@@ -214,16 +213,21 @@ impl Engine {
         for chunk in self.unknown_chunks().into_iter().flatten() {
             quiet.remove(chunk);
         }
+        let quiet = self.worth_cleaning(quiet);
         let cleaner = !self.clean && self.intent.untouched() && !self.keeps_bits();
         if quiet.is_empty() && !cleaner {
             return;
         }
-        let waiting = self
-            .receiving()
+        let legs = self.receiving();
+        let waiting = legs
             .iter()
             .map(|slot| self.send(slot, Purpose::CleanFlush, Command::Flush, effects))
             .collect();
-        self.cleaning.under_way = Some(Cycle { quiet, waiting });
+        self.cleaning.under_way = Some(Cycle {
+            quiet,
+            legs,
+            waiting,
+        });
     }
 
     pub(super) fn clean_flush_done(
@@ -255,10 +259,8 @@ impl Engine {
         let Some(cycle) = self.cleaning.under_way.take() else {
             return;
         };
-        if self.complete()
-            && self.intent.drop_bits(&cycle.quiet) > 0
-            && self.in_sync().count() == self.legs.len()
-        {
+        let needless = self.flushed(cycle.legs, cycle.quiet);
+        if self.intent.drop_bits(&needless) > 0 && self.in_sync().count() == self.legs.len() {
             self.events_cleared = self.events;
         }
         let resyncing = !self
@@ -294,7 +296,7 @@ impl Engine {
             .slots_in(&[LegState::Attaching, LegState::Resync, LegState::Finishing])
             .is_empty();
         let kept = self.keeps_bits();
-        let droppable = self.complete() && {
+        let droppable = {
             let mut dirty = self.intent.dirty().clone();
             self.legs
                 .iter()
@@ -302,7 +304,7 @@ impl Engine {
             for chunk in self.unknown_chunks().into_iter().flatten() {
                 dirty.remove(chunk);
             }
-            !dirty.is_empty()
+            !self.worth_cleaning(dirty).is_empty()
         };
         // With bits that stay it does not become clean.
         let dirty = !self.clean && !kept || droppable;

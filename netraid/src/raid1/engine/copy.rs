@@ -324,6 +324,10 @@ impl Engine {
     /// A leg that had missed nothing so far says on its disk that it is consistent. It must not any more when the first
     /// piece reaches it, or a crash in between would leave it of two times and startable: it gets new metadata first.
     pub(super) fn copy_again(&mut self, chunks: &crate::raid1::chunks::ChunkSet) {
+        // Those that are away miss what is there now, too; and that is not what was flushed.
+        for leg in &mut self.legs {
+            leg.lacks.unite(chunks);
+        }
         let mut unmarked = false;
         for slot in self
             .slots_in(&[LegState::Resync, LegState::Finishing])

@@ -44,9 +44,11 @@ impl Engine {
         self.intent.grow(chunks);
         self.intent.set_around(first..chunks, 1);
         for leg in &mut self.legs {
+            leg.lacks.grow(chunks);
             leg.missing = ChunkSet::empty(chunks);
             leg.suspect = ChunkSet::empty(chunks);
         }
+        self.all_may_lack(first..chunks);
         // Legs that come back find bits: the superblock must not say that there are none.
         self.clean = false;
         self.superblock_changed();

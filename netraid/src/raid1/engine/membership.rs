@@ -148,11 +148,6 @@ impl Engine {
         ])
     }
 
-    /// Whether every slot has a leg that receives writes, so that no bit is needed for one that is away.
-    pub(super) fn complete(&self) -> bool {
-        self.receiving().count() == self.legs.len()
-    }
-
     pub(super) fn leg_mut(&mut self, slot: Slot) -> Option<&mut Leg> {
         self.legs.get_mut(slot.number())
     }
@@ -185,9 +180,11 @@ impl Engine {
     }
 
     fn expel(&mut self, slot: Slot, reason: String, effects: &mut Vec<Effect>) {
+        let departure = self.departure_of(slot);
         let Some(leg) = self.leg_mut(slot) else {
             return;
         };
+        leg.departure = departure;
         leg.state = LegState::Absent;
         leg.reason = Some(reason.clone());
         leg.needs_whole_bitmap = false;

@@ -2,6 +2,7 @@
 
 mod flushes;
 mod io_errors;
+mod lacks;
 mod legs;
 mod metadata;
 mod orders;

@@ -433,6 +433,7 @@ impl Engine {
                 chunks.insert(chunk);
                 if let Some(leg) = self.leg_mut(of.slot) {
                     leg.suspect.insert(chunk);
+                    leg.lacks.insert(chunk);
                 }
             }
         }

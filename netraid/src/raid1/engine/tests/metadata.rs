@@ -69,6 +69,9 @@ fn a_leg_that_fails_a_commit_is_not_waited_for() {
 #[test]
 fn the_local_leg_that_comes_back_is_marked_after_another_says_that_it_is_in_sync() {
     let mut bench = Bench::degraded(SHAPE, Settings::default());
+    // What the local leg will have to get again: not flushed yet.
+    bench.write(2, 3);
+    bench.finish();
     bench.attach_blank(REMOTE);
     while bench.state(REMOTE) != LegState::InSync {
         let next = bench.pending()[0].clone();
