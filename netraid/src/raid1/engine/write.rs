@@ -86,7 +86,7 @@ impl Engine {
         let chunks = self.shape.chunks_of(write.offset, write.length);
         let durable = self.hold(chunks.clone());
         if !durable && self.in_sync().count() == self.legs.len() {
-            // Not while a leg is away: then no bit can be dropped until it returns, and each is copied to it.
+            // Not while a leg is away: after a restart of this process every bit is copied to it.
             let group = self.commit.pace.group(self.now);
             self.intent.set_around(chunks, group);
         }

@@ -4,26 +4,20 @@ use super::*;
 
 use crate::raid1::engine::IoErrors;
 
-const PASS: Settings = Settings {
-    pass_through: true,
-    ..DEFAULTS
-};
-const DEFAULTS: Settings = Settings {
-    leg_timeout: 10_000,
-    local_timeout: 60_000,
-    clean_interval: 5_000,
-    resync_piece: 1 << 20,
-    resync_window: 8,
-    resync_rate: 0,
-    resync_least: 0,
-    control: Control::OFF,
-    compare: false,
-    asynchronous: SlotSet::EMPTY,
-    send_buffer: 10 << 20,
-    disconnect_above: None,
-    pass_through: false,
-    io_error_limit: 3,
-};
+/// A leg is given up with its fourth error.
+fn defaults() -> Settings {
+    Settings {
+        io_error_limit: 3,
+        ..Settings::default()
+    }
+}
+
+fn pass() -> Settings {
+    Settings {
+        pass_through: true,
+        ..defaults()
+    }
+}
 
 fn errors(bench: &Bench) -> IoErrors {
     bench.engine.io_errors(slot(LOCAL))
@@ -77,7 +71,7 @@ fn a_leg_that_can_not_be_repaired_is_given_up() {
 
 #[test]
 fn a_leg_with_more_errors_than_may_be_is_given_up() {
-    let mut bench = Bench::whole_with(SHAPE, DEFAULTS);
+    let mut bench = Bench::whole_with(SHAPE, defaults());
     for request in 1..=3 {
         bench.read(request);
         bench.end("read 0", eio("scratched"));
@@ -96,7 +90,7 @@ fn a_leg_with_more_errors_than_may_be_is_given_up() {
 
 #[test]
 fn a_failed_write_is_passed_through_and_written_again_in_the_background() {
-    let mut bench = Bench::whole_with(SHAPE, PASS);
+    let mut bench = Bench::whole_with(SHAPE, pass());
     bench.write(1, 0);
     bench.succeed("metadata 0");
     bench.succeed("metadata 1");
@@ -115,7 +109,7 @@ fn a_failed_write_is_passed_through_and_written_again_in_the_background() {
 
 #[test]
 fn what_was_passed_through_stays_marked_and_is_read_from_nobody_else() {
-    let mut bench = Bench::whole_with(SHAPE, PASS);
+    let mut bench = Bench::whole_with(SHAPE, pass());
     bench.write(1, 0);
     bench.succeed("metadata 0");
     bench.succeed("metadata 1");
@@ -138,7 +132,7 @@ fn what_was_passed_through_stays_marked_and_is_read_from_nobody_else() {
 
 #[test]
 fn a_write_that_the_application_repeats_makes_the_range_known_again() {
-    let mut bench = Bench::whole_with(SHAPE, PASS);
+    let mut bench = Bench::whole_with(SHAPE, pass());
     bench.write(1, 0);
     bench.succeed("metadata 0");
     bench.succeed("metadata 1");
@@ -152,7 +146,7 @@ fn a_write_that_the_application_repeats_makes_the_range_known_again() {
 
 #[test]
 fn a_leg_that_fails_again_and_again_is_given_up_under_pass_through_too() {
-    let mut bench = Bench::whole_with(SHAPE, PASS);
+    let mut bench = Bench::whole_with(SHAPE, pass());
     for request in 1..=4 {
         bench.write(request, 0);
         while !bench.pending().contains(&"data 0".to_owned()) {
@@ -169,7 +163,7 @@ fn a_leg_that_fails_again_and_again_is_given_up_under_pass_through_too() {
 
 #[test]
 fn a_failed_flush_gives_the_leg_up_whatever_is_configured() {
-    let mut bench = Bench::whole_with(SHAPE, PASS);
+    let mut bench = Bench::whole_with(SHAPE, pass());
     bench.ask(1, Command::Flush);
     bench.end("flush 0", eio("lost"));
     assert_eq!(bench.state(LOCAL), LegState::Absent);
