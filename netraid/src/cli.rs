@@ -11,6 +11,7 @@ mod events;
 pub mod exit;
 mod explain;
 mod generate;
+mod meta;
 pub mod mirror_action;
 pub mod mirror_resize;
 pub mod mirror_status;
@@ -69,6 +70,8 @@ enum Command {
     Resize(orders::Resize),
     Resync(resync::Arguments),
     VerifyConfig(verify::Arguments),
+    DumpMeta(meta::Dump),
+    RestoreMeta(meta::Restore),
     Report(report::Arguments),
     Cert(cert::Arguments),
     Config(config::Arguments),
@@ -100,6 +103,8 @@ fn perform(command: Command) -> Result<(), Exit> {
         Command::Resize(order) => order.perform(),
         Command::Resync(order) => order.perform(),
         Command::VerifyConfig(arguments) => verify::perform(&arguments),
+        Command::DumpMeta(arguments) => arguments.perform(),
+        Command::RestoreMeta(arguments) => arguments.perform(),
         Command::Report(arguments) => report::perform(&arguments),
         Command::Cert(arguments) => cert::perform(&arguments),
         Command::Config(arguments) => config::perform(&arguments),

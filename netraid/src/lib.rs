@@ -5,6 +5,7 @@ pub mod array;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod meta;
 pub mod mirror;
 pub mod node;
 pub mod quickstart;

@@ -15,7 +15,7 @@ mod unix;
 pub use limits::{Counters, Limits, Terms};
 pub use loopback::{bind_loopback, loopback};
 pub use peers::{Allowed, PeerName, peers};
-pub use unix::{Access, Caller, UnixSocket, bind_unix, unix};
+pub use unix::{Access, Caller, UnixSocket, bind_unix, lock, unix};
 
 use std::io;
 use std::net::SocketAddr;

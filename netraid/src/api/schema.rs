@@ -4,14 +4,16 @@ use schemars::schema_for;
 use serde_json::Value;
 
 use super::document::{Answer, Events, Mirrors, Order};
+use crate::meta::document::Document;
 
 /// Each document's file and its schema.
-pub fn schemas() -> [(&'static str, Value); 4] {
+pub fn schemas() -> [(&'static str, Value); 5] {
     [
         ("netraid.mirrors-1.json", schema_for!(Mirrors).to_value()),
         ("netraid.events-1.json", schema_for!(Events).to_value()),
         ("netraid.answer-1.json", schema_for!(Answer).to_value()),
         ("netraid.order-1.json", schema_for!(Order).to_value()),
+        ("netraid.meta-1.json", schema_for!(Document).to_value()),
     ]
 }
 

@@ -24,6 +24,7 @@ mod cables;
 mod faults;
 mod full;
 mod lifekeeper;
+mod meta;
 mod operator;
 mod policies;
 mod resize;

@@ -24,16 +24,16 @@ const WORDS: [&str; 7] = [
     "format",
 ];
 
-struct Schema(Value);
+pub struct Schema(Value);
 
 impl Schema {
-    fn committed(file: &str) -> Schema {
+    pub fn committed(file: &str) -> Schema {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/schema");
         let text = fs::read_to_string(folder.join(file)).unwrap();
         Schema(serde_json::from_str(&text).unwrap())
     }
 
-    fn check(&self, value: &Value) {
+    pub fn check(&self, value: &Value) {
         if let Err(why) = self.fits(&self.0, value, "document") {
             panic!("{why}\n{value:#}");
         }
@@ -63,6 +63,14 @@ impl Schema {
                 "maximum" => value
                     .as_f64()
                     .is_none_or(|it| it <= wanted.as_f64().unwrap()),
+                "minItems" | "maxItems" => {
+                    let count = value.as_array().map(|items| items.len() as u64);
+                    let wanted = wanted.as_u64().unwrap();
+                    count.is_none_or(|count| match word.as_str() {
+                        "minItems" => count >= wanted,
+                        _ => count <= wanted,
+                    })
+                }
                 "anyOf" | "oneOf" => {
                     let all = wanted.as_array().unwrap();
                     all.iter().any(|one| self.fits(one, value, at).is_ok())

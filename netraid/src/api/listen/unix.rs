@@ -59,6 +59,24 @@ pub struct UnixSocket {
     _lock: Flock<fs::File>,
 }
 
+/// The right to bind the socket at `path`, as long as it is held. Who has it keeps a daemon from beginning.
+///
+/// # Errors
+/// Somebody has it.
+pub fn lock(path: &Path) -> Result<Flock<fs::File>, ListenError> {
+    let file = fs::File::options()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(beside(path, "lock"))
+        .map_err(|error| ListenError::System {
+            at: path.display().to_string(),
+            error,
+        })?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock)
+        .map_err(|_| ListenError::InUse(path.to_owned()))
+}
+
 /// Binds a socket at `path`. A socket that nobody serves is replaced; one that is served is refused.
 pub fn bind_unix(path: &Path, access: &Access) -> Result<UnixSocket, ListenError> {
     let failed = |error: io::Error| ListenError::System {
@@ -72,15 +90,7 @@ pub fn bind_unix(path: &Path, access: &Access) -> Result<UnixSocket, ListenError
         },
         None => None,
     };
-    let lock = beside(path, "lock");
-    let file = fs::File::options()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(lock)
-        .map_err(failed)?;
-    let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock)
-        .map_err(|_| ListenError::InUse(path.to_owned()))?;
+    let lock = lock(path)?;
     match fs::symlink_metadata(path) {
         Ok(there) if !there.file_type().is_socket() => {
             return Err(ListenError::NotASocket(path.to_owned()));
