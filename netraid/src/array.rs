@@ -83,12 +83,23 @@ pub trait Array {
     /// If the mirror does not take it.
     fn hold_resync(&self, held: bool) -> Result<(), ArrayError>;
 
-    /// Begins to compare legs in sync with the source's, while the mirror is in use; its status tells of it. What differs is
-    /// marked in the bitmap, durably.
+    /// Begins to compare legs in sync with the source's, while the mirror is in use; its status tells of it. The embedded
+    /// engine marks what differs in the bitmap, durably; the kernel's RAID1 would copy it at once then, so there it is only told
+    /// unless it is to be repaired.
+    ///
+    /// `ways` are the targets' exports as far as they are known, by node: the kernel's mirrors are read through them.
     ///
     /// # Errors
-    /// [`ArrayError::Refused`] if one is under way, no leg that was named is in sync, or the backend has none.
-    fn verify(&self, request: &VerifyRequest) -> Result<(), ArrayError>;
+    /// [`ArrayError::Refused`] if one is under way, or no leg that was named is in sync.
+    fn verify(&self, request: &VerifyRequest, ways: &[(String, String)]) -> Result<(), ArrayError>;
+
+    /// Undoes what a daemon that died has left half done on a mirror that runs.
+    ///
+    /// # Errors
+    /// If the mirror does not take it.
+    fn adopt(&self) -> Result<(), ArrayError> {
+        Ok(())
+    }
 
     /// Stops the verify that is under way; what was found stays found.
     ///

@@ -29,6 +29,7 @@ pub mod start;
 mod state;
 pub mod step;
 pub mod sysfs;
+mod verify;
 pub mod watch;
 
 use std::path::{Path, PathBuf};
@@ -201,6 +202,7 @@ const FROZEN: &str = "frozen";
 const DISCARD: &str = "discard_max_bytes";
 
 /// A mirror that the kernel runs.
+#[derive(Clone)]
 pub struct MdArray {
     machine: Machine,
     tag: String,
@@ -438,22 +440,17 @@ impl Array for MdArray {
         })
     }
 
-    fn verify(&self, _: &VerifyRequest) -> Result<(), ArrayError> {
-        Err(ArrayError::refused_with(
-            format!(
-                "mirror {} is the kernel's, whose check moves all data and does not say what differs (md(4), mismatch_cnt)",
-                self.tag
-            ),
-            "use backend = \"embedded\"; or echo check > /sys/block/mdN/md/sync_action, and read mismatch_cnt there",
-        ))
+    fn verify(&self, request: &VerifyRequest, ways: &[(String, String)]) -> Result<(), ArrayError> {
+        self.begin_verify(request, ways)
     }
 
     fn stop_verify(&self) -> Result<(), ArrayError> {
-        let why = format!(
-            "mirror {} is the kernel's, and no verify is under way",
-            self.tag
-        );
-        Err(ArrayError::refused(why))
+        self.end_verify("somebody stopped it");
+        Ok(())
+    }
+
+    fn adopt(&self) -> Result<(), ArrayError> {
+        self.let_go()
     }
 
     /// It could, but a file system on it that was enlarged afterwards has been seen to hang (Linux 6.1, ext4).
@@ -480,8 +477,11 @@ impl Array for MdArray {
 
     fn stop(&self) -> Result<(), ArrayError> {
         let _lock = self.machine.lock(&self.tag)?;
+        self.end_verify("the mirror is being stopped");
         let array = self.device();
-        self.machine.perform(&Step::Mdadm(Order::Stop { array }))
+        self.machine.perform(&Step::Mdadm(Order::Stop { array }))?;
+        self.forget_verify();
+        Ok(())
     }
 }
 

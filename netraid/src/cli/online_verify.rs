@@ -16,8 +16,9 @@ use crate::status::VerifyStatus;
 /// Compares targets in sync with the source by digests, while the mirror is in use; run it on the source.
 ///
 /// Only digests cross the network. What they call different is read and compared byte by byte with writes kept out, so
-/// nothing is reported that is not so. What differs is marked in the write-intent bitmap, and stays so until it is copied
-/// from the source: at once with --repair, else whenever the target is connected anew.
+/// nothing is reported that is not so. An embedded mirror marks what differs in its write-intent bitmap until it is copied
+/// from the source: at once with --repair, else whenever the target is connected anew. The kernel's RAID1 copies it with
+/// --repair only, and ends the verify with netraidd.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Exit codes: 0 all is equal, or was repaired; 1 something differs, or it did not get to its end; \

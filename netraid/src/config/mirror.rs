@@ -372,7 +372,7 @@ pub(super) fn read(source: &Source, problems: &mut Problems) -> Option<Draft> {
         problems.note(&compare.place, complaint);
     }
     let integrity = io_errors::integrity(&fields, backend, problems);
-    let verify_rate = resync::verify_rate(&fields, backend, problems);
+    let verify_rate = resync::verify_rate(&fields, problems);
     let device = match (fields.has("device"), backend) {
         (true, _) => fields.path("device", problems),
         // The folder of names that mdadm keeps.

@@ -191,19 +191,8 @@ pub(super) fn read(
 }
 
 /// `verify-rate`, in bytes.
-pub(super) fn verify_rate(
-    fields: &Fields<'_>,
-    backend: Option<Backend>,
-    problems: &mut Problems,
-) -> Option<u64> {
+pub(super) fn verify_rate(fields: &Fields<'_>, problems: &mut Problems) -> Option<u64> {
     let rate = fields.number::<u32>("verify-rate", 0..=i64::from(u32::MAX), problems)?;
-    if backend == Some(Backend::Md) {
-        let complaint = Complaint::new(
-            "verify is not built for backend \"md\"",
-            "write backend = \"embedded\", or leave verify-rate out",
-        );
-        problems.note(&rate.place, complaint);
-    }
     Some(u64::from(rate.value) << 10)
 }
 

@@ -198,10 +198,6 @@ fn each_mistake_in_a_file_has_its_line_column_reason_and_remedy() {
              write backend = \"embedded\", or leave csums-alg out",
         ),
         (
-            "verify-rate = 1024",
-            "4:15: verify is not built for backend \"md\"; write backend = \"embedded\", or leave verify-rate out",
-        ),
-        (
             "data-integrity-alg = \"crc32\"",
             "4:22: data-integrity-alg \"crc32\" is not built for backend \"md\": the kernel's nbd client knows no checksums; \
              write backend = \"embedded\", or leave data-integrity-alg out",

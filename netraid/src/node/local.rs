@@ -140,6 +140,9 @@ impl Local {
     /// If it can't be told whether something runs.
     pub fn open(plan: Plan, backend: Box<dyn Backend>) -> Result<Local, ArrayError> {
         let array = backend.find(&plan.tag)?;
+        if let Some(Err(error)) = array.as_ref().map(|array| array.adopt()) {
+            tracing::error!(tag = plan.tag, "{error}");
+        }
         let exported = Exported::find(&plan).map_err(ArrayError::failed)?;
         Ok(Local {
             devices: plan.kernel.then(|| Devices::new(&plan.tag)),
@@ -242,15 +245,19 @@ impl Local {
         self.array.is_some()
     }
 
-    /// Begins to verify the array's legs, or stops that (`None`).
+    /// Begins to verify the array's legs, with the ways to the targets' exports, or stops that (`None`).
     ///
     /// # Errors
     /// See [`Array::verify`].
-    pub fn verify(&mut self, request: Option<VerifyRequest>) -> Result<(), ArrayError> {
+    pub fn verify(
+        &mut self,
+        request: Option<VerifyRequest>,
+        ways: &[(String, String)],
+    ) -> Result<(), ArrayError> {
         let not_running = || ArrayError::refused("the array is not running");
         let array = self.array.as_ref().ok_or_else(not_running)?;
         match request {
-            Some(request) => array.verify(&request),
+            Some(request) => array.verify(&request, ways),
             None => array.stop_verify(),
         }
     }

@@ -38,6 +38,7 @@ use crate::raid1::leg::{LegImage, LegRecord, LegState, Slot, SlotSet, SuperState
 
 pub use attach::{Refusal, permitted};
 pub use compare::DIGESTS;
+pub(crate) use compare::differences;
 pub use interface::{
     Effect, Event, IO_ERROR_LIMIT, IdSource, Joined, OperationId, RequestId, Settings, Shape,
     Terms, Update,
@@ -46,6 +47,7 @@ pub use io_errors::IoErrors;
 pub use pace::Control;
 pub use resync::{Limit, Progress, Totals};
 pub use stream::Order;
+pub(crate) use verify::unequal;
 pub use verify::{Difference, MOST_DIFFERENCES, Verify, VerifyOrder};
 
 #[derive(Debug)]

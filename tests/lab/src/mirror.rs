@@ -351,6 +351,14 @@ impl<'a> Mirror<'a> {
         disk.read(offset, usize::try_from(length)?)
     }
 
+    /// Where the data of a node's leg begins on its disk, and how long it is, in bytes.
+    ///
+    /// # Errors
+    /// There is no leg on the disk.
+    pub fn place_of_data(&self, node: usize) -> Result<(u64, u64)> {
+        data_of(self.disk(node))
+    }
+
     /// [`Mirror::stop`], then [`Mirror::check_equal`].
     ///
     /// # Errors

@@ -131,7 +131,12 @@ impl MdArray {
         given?;
         match self.machine.dry_run {
             true => Ok(plan.added),
-            false => self.check_added(slot).map(|()| plan.added),
+            false => {
+                if plan.added.full {
+                    self.forget_differences(&request.node);
+                }
+                self.check_added(slot).map(|()| plan.added)
+            }
         }
     }
 

@@ -23,7 +23,14 @@ impl MdArray {
             // It has failed. Where only one leg is missing, that is it.
             None => the_only_empty_slot(&view),
         };
-        Ok(document(&self.tag, &self.machine.dev, &view, &leg, local))
+        let mut document = document(&self.tag, &self.machine.dev, &view, &leg, local);
+        let (verify, differing) = self.verify_status();
+        document.status.verify = verify;
+        for leg in &mut document.status.legs {
+            let found = differing.iter().find(|(node, _)| *node == leg.node);
+            leg.differing_bytes = found.map_or(0, |(_, bytes)| *bytes);
+        }
+        Ok(document)
     }
 }
 

@@ -151,7 +151,7 @@ impl Driver {
         let legs = status.legs.iter().filter(|leg| leg.differing_bytes > 0);
         legs.map(|leg| {
             format!(
-                "{} differs from the source in blocks that are marked ({} bytes): netraid verify {} --repair copies them",
+                "{} differs from the source ({} bytes): netraid verify {} --repair copies them",
                 leg.node, leg.differing_bytes, self.names.tag
             )
         })

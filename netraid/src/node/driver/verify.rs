@@ -4,6 +4,7 @@ use super::{Broken, Driver, perform};
 use crate::api::document::{Answer, Outcome};
 use crate::array::VerifyRequest;
 use crate::mirror::machine::Service;
+use crate::mirror::node::NodeId;
 
 impl Driver {
     /// Begins to verify, with the configured rate unless the order has one; or stops it (`None`).
@@ -43,7 +44,15 @@ impl Driver {
             return Ok(());
         }
         let begun = request.is_some();
-        match self.local.verify(request) {
+        // The kernel's legs are read through the exports that it writes to.
+        let others = self.tickets.iter().enumerate();
+        let ways = others.filter_map(|(slot, secret)| {
+            let node = NodeId::new(u8::try_from(slot).ok()?)?;
+            let location = self.about.location(node, secret.as_ref()?);
+            Some((self.names.node(node).to_owned(), location))
+        });
+        let ways: Vec<(String, String)> = ways.collect();
+        match self.local.verify(request, &ways) {
             Ok(()) => {
                 let text = match begun {
                     true => format!("the legs of {tag} are being compared"),

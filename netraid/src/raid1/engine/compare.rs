@@ -58,7 +58,7 @@ impl Comparison {
 
 /// The parts of `piece`, as (offset, length), that two answers do not say to be equal. A block counts as equal if both
 /// have one that begins and ends there, of the same digest.
-fn differences(
+pub(crate) fn differences(
     (offset, length): (u64, u64),
     ours: &[Extent],
     theirs: &[Extent],

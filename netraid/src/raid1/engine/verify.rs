@@ -483,7 +483,7 @@ impl Engine {
 }
 
 /// Where two legs' bytes from `offset` on differ: runs of whole units, cut off at the ends of the range.
-fn unequal(offset: u64, ours: &[u8], theirs: &[u8]) -> Vec<(u64, u64)> {
+pub(crate) fn unequal(offset: u64, ours: &[u8], theirs: &[u8]) -> Vec<(u64, u64)> {
     let end = offset + ours.len() as u64;
     let mut runs: Vec<(u64, u64)> = Vec::new();
     let mut at = offset;
