@@ -8,6 +8,7 @@ mod config;
 pub mod daemon;
 mod embedded;
 mod events;
+mod events2;
 pub mod exit;
 mod explain;
 mod generate;

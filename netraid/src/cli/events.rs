@@ -5,12 +5,22 @@ use std::io::{self, Write};
 use flags::Tag;
 
 use super::daemon::{Connection, tag};
+use super::events2::{self, Form};
 use super::exit::Exit;
 use super::show::plain;
 use super::status;
 use crate::api::document::{Event, Events};
 
 /// Shows what happened, oldest first: times are UTC, by this node's clock.
+///
+/// With --events2, instead, in the lines of drbdsetup events2: first all that exists (`exists resource name:data
+/// role:Primary ...`, then `exists -`), then each second and whenever something happens what has changed (`change`, with the
+/// fields that differ, `create`, `destroy`), and the handlers that are called (`call helper`, `response helper`). What comes
+/// and goes between two looks may not be seen. `gap` lines say that something was missed: events that netraidd has forgotten
+/// (`gap from:5 to:9`), or its end and its beginning (`gap netraidd:ended`, `gap netraidd:begun`), over which it goes on.
+///
+/// Words are those of DRBD: a mirror in service here is Primary; a node in a split brain is StandAlone, one that can't be
+/// reached is Connecting; replication is Established, SyncSource, SyncTarget, PausedSyncS, PausedSyncT, VerifyS, or Off.
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     /// The mirror; all, and the daemon itself, if none is named
@@ -29,6 +39,22 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "NUMBER", default_value_t = 0)]
     after: u64,
 
+    /// In the form of drbdsetup events2: what exists, then what changes, until Ctrl-C
+    #[arg(long, conflicts_with_all = ["follow", "json", "after"])]
+    events2: bool,
+
+    /// With --events2: ends when it has said what exists
+    #[arg(long, requires = "events2")]
+    now: bool,
+
+    /// With --events2: begins each line with the time
+    #[arg(long, requires = "events2")]
+    timestamps: bool,
+
+    /// With --events2: sizes as well, in KiB
+    #[arg(long, requires = "events2")]
+    statistics: bool,
+
     #[command(flatten)]
     connection: Connection,
 }
@@ -39,6 +65,14 @@ pub(super) fn perform(arguments: &Arguments) -> Result<(), Exit> {
     if let Some(tag) = tag {
         // One that does not exist has no events, which would look like peace.
         daemon.mirror(tag)?;
+    }
+    if arguments.events2 {
+        let form = Form {
+            now: arguments.now,
+            timestamps: arguments.timestamps,
+            statistics: arguments.statistics,
+        };
+        return events2::perform(&daemon, tag, form);
     }
     let mut out = io::stdout().lock();
     if !arguments.follow {
@@ -84,7 +118,7 @@ fn line(event: &Event) -> String {
 }
 
 /// A time in the form of RFC 3339, from milliseconds since 1970.
-fn utc(time_ms: u64) -> String {
+pub(super) fn utc(time_ms: u64) -> String {
     let (seconds, ms) = (time_ms / 1000, time_ms % 1000);
     let (days, second) = (seconds / 86_400, seconds % 86_400);
     // Years begin in March, so that the leap day is the last; 400 years have 146 097 days.

@@ -256,6 +256,31 @@ fn mirror_status_has_the_form_of_datakeeper() {
 }
 
 #[test]
+fn events2_says_what_exists_in_the_lines_of_drbd() {
+    let (folder, _) = daemon(Answer::done());
+    let told = run(
+        folder.path(),
+        "netraid events data --events2 --now --statistics",
+    );
+    let peer = "name:data peer-node-id:1 conn-name:server2";
+    assert_eq!(
+        told.out,
+        format!(
+            "exists resource name:data role:Primary suspended:no may_promote:no\n\
+             exists device name:data volume:0 backing_dev:/dev/sdb1 disk:UpToDate client:no size:1048576\n\
+             exists connection {peer} connection:Connected role:Secondary\n\
+             exists peer-device {peer} volume:0 replication:SyncSource peer-disk:Inconsistent peer-client:no \
+             resync-suspended:no done:11.00 out-of-sync:262144\n\
+             exists -\n"
+        )
+    );
+    let told = run(folder.path(), "netraid events --events2 --now --timestamps");
+    let years = told.out.lines().all(|line| line.starts_with("20"));
+    assert!(years && told.out.lines().count() == 5, "{}", told.out);
+    assert_eq!(run(folder.path(), "netraid events --now").code, Some(2));
+}
+
+#[test]
 fn explain_and_events_are_sentences() {
     let (folder, _) = daemon(Answer::done());
     assert_eq!(
