@@ -21,6 +21,7 @@ mod site;
 
 mod adjust;
 mod cables;
+mod disk_errors;
 mod events2;
 mod faults;
 mod full;

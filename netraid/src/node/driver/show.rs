@@ -9,7 +9,7 @@ use crate::mirror::generation::{Generation, SLOTS};
 use crate::mirror::machine::{Leg, Service};
 use crate::mirror::node::NodeId;
 use crate::node::shared::Envelope;
-use crate::status::Status;
+use crate::status::{Status, word};
 
 /// What is shown of the configuration.
 #[derive(Clone, Debug)]
@@ -236,11 +236,17 @@ impl Driver {
     }
 }
 
-/// Disks that answer with errors and are kept.
+/// Whether the array has a leg with this word.
+fn held(status: &str) -> bool {
+    [word::SOURCE, word::TARGET, word::RESYNCING, word::PAUSED].contains(&status)
+}
+
+/// Disks that answer with errors, or did before they were given up.
 fn failing(status: &Status) -> Vec<String> {
     let legs = status.legs.iter().filter(|leg| leg.io_errors > 0);
     legs.map(|leg| {
         let rest = match leg.failed_bytes {
+            _ if !held(&leg.status) => "it was given up; replace it".to_owned(),
             0 => "all is repaired; replace the disk before there are more".to_owned(),
             bytes => format!(
                 "{bytes} bytes are read from other legs until they can be written again; replace the disk"
