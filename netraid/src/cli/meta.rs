@@ -50,12 +50,12 @@ pub(super) struct Dump {
 ///
 ///  - A leg that can be read and has the text's generations gets the text's marks added to its own.
 ///  - A leg that can be read and has others is left alone; with --force it gets the text's generations.
-///  - A leg that can't be read gets the text's superblock and generations; an empty disk only with --force.
+///  - A leg that can't be read gets the text's superblock and generations, with --force: what it knew of newer data is lost.
 ///  - The state record and the flags come from the text if they are lost or damaged.
 ///
-/// Wherever generations or the record come from the text, everything is marked (a full resync, of which digests spare what
-/// is equal), and TAG_data_corrupt is set: the mirror goes in service on this node only with netraid start --force, until
-/// its leg has been brought in sync with another source.
+/// Wherever generations come from the text, everything is marked (a full resync, of which digests spare what is equal). Wherever
+/// they or the state record do, TAG_data_corrupt is set: the mirror goes in service on this node only with netraid start
+/// --force, until its leg has been brought in sync with another source.
 ///
 /// A text of another mirror, node, array, disk size or mirror size is refused, as is one of a newer version of netraid, and
 /// one that was changed.
@@ -73,7 +73,7 @@ pub(super) struct Restore {
     #[arg(long)]
     dry_run: bool,
 
-    /// Do not ask, and take the text's generations even where what is there can be read and is of another moment
+    /// Do not ask, and give the leg the text's generations where it has others, or none that can be read
     #[arg(long)]
     force: bool,
 

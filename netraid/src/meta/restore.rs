@@ -4,12 +4,13 @@
 //!
 //! - A leg that can be read, and is of the text's generations: the text's marks are added to its own. Nothing else changes.
 //! - A leg that can be read and is of other generations is left alone. By force it gets the text's generations.
-//! - A leg that can't be read gets the text's superblock and generations.
+//! - A leg that can't be read gets the text's superblock and generations by force: what it knew of newer data is lost.
 //! - A state record that can be read stays; one that is lost or damaged comes from the text. What it says of the others may
 //!   have changed since: each of them may have newer data.
 //!
-//! Wherever generations or the record come from the text, all of the mirror is marked as different, and `TAG_data_corrupt` is
-//! set before anything else: the mirror goes in service here only by force, until this node's leg is in sync with a source.
+//! Wherever generations come from the text, all of the mirror is marked as different; wherever they or the record do,
+//! `TAG_data_corrupt` is set before anything else: the mirror goes in service here only by force, until this node's leg is in
+//! sync with a source.
 
 use std::time::Duration;
 
@@ -169,7 +170,8 @@ pub fn plan(
                     place.disk.display(),
                     meta.tag
                 )),
-                _ => None,
+                // What it knew of newer data is lost with it.
+                _ => Some(format!("{}: {error}", place.disk.display())),
             };
             if let Some(why) = why {
                 return Err(Refusal {

@@ -219,9 +219,12 @@ fn lost_metadata_comes_back_with_everything_marked_and_guarded() {
     let meta = rig.dump();
     let before = rig.leg();
     // Damaged, and then gone altogether, which another disk's would be, too.
-    for (at, wiped, asked) in [(4096 + 8, 4, false), (4096, 4096, true)] {
+    for (at, wiped, blank) in [(4096 + 8, 4, false), (4096, 4096, true)] {
         rig.overwrite(at, &vec![0x55; wiped]);
-        if asked {
+        if !blank {
+            let why = rig.restore(&meta, false).unwrap_err();
+            assert!(why.contains("superblock can't be used"), "{why}");
+        } else {
             rig.overwrite(at, &vec![0; wiped]);
             let why = rig.restore(&meta, false).unwrap_err();
             assert!(why.contains("still the disk of data"), "{why}");
@@ -234,7 +237,7 @@ fn lost_metadata_comes_back_with_everything_marked_and_guarded() {
             assert!(why.contains("state record is of generation"), "{why}");
         }
         rig.place.flags.set_data_corrupt(false).unwrap();
-        let steps = rig.restore(&meta, asked).unwrap();
+        let steps = rig.restore(&meta, true).unwrap();
         assert!(steps[0].contains("data_data_corrupt"), "{steps:?}");
         let leg = rig.leg();
         assert_eq!(
