@@ -21,12 +21,15 @@ fn bytes_that_rot_on_a_target_are_found_alone_under_load_and_made_equal_without_
         let cluster = Cluster::start(lab, "md")?;
         cluster.make()?;
         let source = lab.node(1);
-        let load = Load::start(source, DEVICE, &format!("{BUSY} 4"))?;
-        for _ in 0..4 {
-            let verify = compare(source, "", 0)?;
+        // A write that is sent again is late on the target, while others, and reads, are not.
+        lab.loss(1, 2, 4.0)?;
+        let load = Load::start(source, DEVICE, "1 6")?;
+        for _ in 0..8 {
+            let verify = compare(source, "--stop 2M", 0)?;
             ensure!(verify["differing"] == 0, "nothing differs: {verify}");
             ensure!(verify["checked"] == verify["stop"], "{verify}");
         }
+        lab.loss(1, 2, 0.0)?;
         let resynced = cluster.last_resync(1, 2)?;
 
         let places = [30 * MIB + 5 * 4096, 41 * MIB];
