@@ -15,6 +15,9 @@
 //!   48   8  current generation id
 //!   56   8  generation of this node that was given up
 //! 1408   4  number of this node's last agreement
+//! 1412  32  votes, of a mirror with a quorum: 1 byte of bits (1: a term was promised, 2: a view was taken, 4: in service
+//!           without a quorum, 8: that view was forced), 3 bytes (the promised term's node, the view's node, its members),
+//!           4 the view's change, 8 the promised term's number, 8 the view's; the rest is zero
 //! ```
 //!
 //! A peer's entry has as well: at 16, 8 bytes, the generation of the peer that was given up; at 24, 4 bytes, the number of
@@ -128,6 +131,8 @@ bits! {
         DATA_CORRUPT = 8;
         /// `TAG_source` named this node.
         SOURCE = 9;
+        /// It lost its quorum while it was in service.
+        LOST_QUORUM = 10;
     }
 }
 
@@ -189,6 +194,8 @@ pub struct StateRecord {
     pub discarded: GenerationId,
     /// Counts how often this node agreed to take a source's writes.
     pub agreement: u32,
+    /// What this node has promised and taken of terms and views.
+    pub votes: [u8; 32],
     /// The other nodes, at most [`MAX_PEERS`].
     pub peers: Vec<PeerState>,
 }
@@ -270,6 +277,7 @@ impl StateRecord {
         put(field::CURRENT, &self.current.0.to_le_bytes());
         put(field::DISCARDED, &self.discarded.0.to_le_bytes());
         put(field::AGREEMENT, &self.agreement.to_le_bytes());
+        put(field::VOTES, &self.votes);
         put(field::NODE, self.node.as_str().as_bytes());
         for (id, entry) in self.history.iter().zip(entries(field::HISTORY, 8)) {
             put(entry, &id.0.to_le_bytes());
@@ -357,6 +365,7 @@ impl StateRecord {
             flags: RecordFlags(u32_at(raw, field::FLAGS)),
             discarded: GenerationId(u64_at(raw, field::DISCARDED)),
             agreement: u32_at(raw, field::AGREEMENT),
+            votes: array_at(raw, field::VOTES),
             peers: entries(field::PEERS, field::PEER)
                 .take(peers)
                 .map(|at| peer_at(raw, &at))
@@ -502,6 +511,7 @@ mod field {
     pub(super) const PEER_AGREEMENT: Range<usize> = 24..28;
     pub(super) const PEER_NAME: Range<usize> = 64..128;
     pub(super) const AGREEMENT: Range<usize> = 1408..1412;
+    pub(super) const VOTES: Range<usize> = 1412..1444;
     pub(super) const SEQUENCE_AGAIN: Range<usize> = 4084..4092;
     pub(super) const CRC: Range<usize> = 4092..4096;
 }

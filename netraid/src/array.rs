@@ -83,6 +83,19 @@ pub trait Array {
     /// If the mirror does not take it.
     fn hold_resync(&self, held: bool) -> Result<(), ArrayError>;
 
+    /// Answers nothing that one of these nodes' legs has not, from now on: when one of them leaves, all requests wait until
+    /// this is ordered anew without it, or it is in sync again. `only`: those named before are forgotten.
+    ///
+    /// # Errors
+    /// [`ArrayError::Refused`] if the backend can't.
+    fn guard(&self, nodes: &[String], only: bool) -> Result<(), ArrayError>;
+
+    /// Holds the application's requests back, whatever legs are there: they wait, or fail (`Some(true)`). `None`: no more.
+    ///
+    /// # Errors
+    /// [`ArrayError::Refused`] if the backend can't.
+    fn hold(&self, fail: Option<bool>) -> Result<(), ArrayError>;
+
     /// Begins to compare legs in sync with the source's, while the mirror is in use; its status tells of it. The embedded
     /// engine marks what differs in the bitmap, durably; the kernel's RAID1 would copy it at once then, so there it is only told
     /// unless it is to be repaired.

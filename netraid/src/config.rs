@@ -23,6 +23,7 @@ mod policies;
 mod ports;
 mod problem;
 mod resync;
+mod quorum;
 mod source;
 
 use std::collections::BTreeMap;

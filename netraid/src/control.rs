@@ -96,6 +96,20 @@ pub enum Order {
         #[serde(default)]
         control: Option<Control>,
     },
+    /// Answer nothing that one of these legs has not ([`crate::array::Array::guard`]).
+    Guard {
+        /// The nodes whose legs they are.
+        nodes: Vec<String>,
+        /// Only these from now on; else those before as well.
+        only: bool,
+    },
+    /// Hold the application's requests back, or do so no more.
+    Hold {
+        /// Whether.
+        held: bool,
+        /// They fail. Else they wait.
+        fail: bool,
+    },
     /// Compare legs in sync with the source's.
     Verify(VerifyRequest),
     /// Stop the verify that is under way.

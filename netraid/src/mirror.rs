@@ -16,4 +16,5 @@ pub mod prose;
 pub mod record;
 pub mod refusal;
 pub mod size;
+pub mod vote;
 pub mod word;

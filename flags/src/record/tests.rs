@@ -19,6 +19,7 @@ pub(crate) fn sample() -> StateRecord {
         flags: RecordFlags::WAS_SOURCE | RecordFlags::CONSISTENT,
         discarded: GenerationId(0x99),
         agreement: 0x0a0b_0c0d,
+        votes: [0; 32],
         peers: vec![PeerState {
             node_id: 3,
             name: node("server2"),
@@ -94,7 +95,7 @@ fn every_reason_to_refuse_is_named() {
         (448, 0, "node name is empty"),
         (128, 0, "empty generation"),
         (2000, 1, "no meaning"),
-        (1412, 1, "no meaning"),
+        (1444, 1, "no meaning"),
         (47, 1, "no meaning"),
         (412, 1, "no meaning"),
         (72, 1, "no meaning"),

@@ -51,6 +51,9 @@ pub struct Mirror {
     pub dirty_bytes: Option<u64>,
     /// Generation of this node's data, 16 hexadecimal digits.
     pub generation: String,
+    /// Whether enough nodes are there, if the mirror has a quorum.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quorum: Option<Quorum>,
     /// The flag files.
     pub flags: Flags,
     /// Why the mirror may not go into service here, if so.
@@ -80,6 +83,19 @@ pub struct Flags {
     pub data_corrupt: bool,
 }
 
+/// The quorum of a mirror, as its node sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Quorum {
+    /// Nodes that are there, the own one included.
+    pub present: u8,
+    /// So many are needed.
+    pub need: u8,
+    /// So many are configured.
+    pub nodes: u8,
+    /// What becomes of the application's requests here: `served`, `suspended` or `failed`; `served` out of service, too.
+    pub requests: String,
+}
+
 /// Why, and what could help.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Reason {
@@ -104,7 +120,8 @@ pub struct Node {
     pub reachable: bool,
     /// The status word.
     pub status: String,
-    /// `UpToDate`, `Outdated`, `Inconsistent`, `Diskless` or `DUnknown`.
+    /// `UpToDate`, `Consistent` (of one moment, but somebody may have newer data), `Outdated`, `Inconsistent`, `Diskless` or
+    /// `DUnknown`.
     pub disk: String,
     /// Its disk there.
     pub device: String,

@@ -324,6 +324,16 @@ impl Array for EmbeddedArray {
         }
     }
 
+    fn guard(&self, nodes: &[String], only: bool) -> Result<(), ArrayError> {
+        let nodes = nodes.to_vec();
+        self.order(&Order::Guard { nodes, only }, ANSWER).map(drop)
+    }
+
+    fn hold(&self, fail: Option<bool>) -> Result<(), ArrayError> {
+        let (held, fail) = (fail.is_some(), fail.unwrap_or(false));
+        self.order(&Order::Hold { held, fail }, ANSWER).map(drop)
+    }
+
     /// The engine has ways of its own.
     fn verify(&self, request: &VerifyRequest, _: &[(String, String)]) -> Result<(), ArrayError> {
         let order = Order::Verify(request.clone());

@@ -253,6 +253,7 @@ pub fn record(
         flags: RecordFlags::CONSISTENT,
         discarded: GenerationId::NONE,
         agreement: 0,
+        votes: [0; 32],
         peers: peers
             .map(|(peer, name)| {
                 let away = generations.away[peer];

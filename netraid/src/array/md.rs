@@ -374,6 +374,18 @@ impl MdArray {
     }
 }
 
+impl MdArray {
+    fn no_hold(&self) -> ArrayError {
+        ArrayError::refused_with(
+            format!(
+                "mirror {} is the kernel's, which can't hold requests back",
+                self.tag
+            ),
+            "use backend = \"embedded\"",
+        )
+    }
+}
+
 impl Array for MdArray {
     fn status(&self) -> Result<ArrayStatus, ArrayError> {
         self.state()
@@ -438,6 +450,17 @@ impl Array for MdArray {
             file: self.attribute("sync_action"),
             value: if held { FROZEN } else { "idle" }.into(),
         })
+    }
+
+    fn guard(&self, _: &[String], _: bool) -> Result<(), ArrayError> {
+        Err(self.no_hold())
+    }
+
+    fn hold(&self, fail: Option<bool>) -> Result<(), ArrayError> {
+        match fail {
+            None => Ok(()),
+            Some(_) => Err(self.no_hold()),
+        }
     }
 
     fn verify(&self, request: &VerifyRequest, ways: &[(String, String)]) -> Result<(), ArrayError> {

@@ -92,6 +92,12 @@ impl<'a> Fields<'a> {
         self.table.contains_key(key)
     }
 
+    /// Whether the key is there, with a whole number.
+    pub(super) fn is_number(&self, key: &str) -> bool {
+        let value = self.value(key);
+        value.is_some_and(|(value, _)| value.as_integer().is_some())
+    }
+
     /// Whether the key is there, with nothing in it.
     pub(super) fn is_empty_list(&self, key: &str) -> bool {
         let list = self.value(key).and_then(|(value, _)| value.as_array());

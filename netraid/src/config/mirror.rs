@@ -13,11 +13,13 @@ use super::parameters::Parameters;
 use super::policies::{Handlers, POLICY_KEYS, handlers, policies};
 use super::problem::{At, Complaint, Place, Problems, quoted};
 use super::resync::{self, RESYNC_KEYS, Resyncs};
+use super::quorum::{self, QUORUM_KEYS};
 use super::source::Source;
 use crate::mirror::decision;
 use crate::mirror::machine::Settings;
 use crate::mirror::node::{Names, NodeId};
 use crate::mirror::policy::Policies;
+use crate::mirror::vote::Quorum;
 
 /// Nodes that a mirror may have: a source and seven targets.
 pub const MAX_NODES: usize = 8;
@@ -94,6 +96,8 @@ pub struct MirrorConfig {
     pub policies: Policies,
     /// Programs that are told of it.
     pub handlers: Handlers,
+    /// How many nodes have to be there; `None`: nobody votes.
+    pub quorum: Option<Quorum>,
     /// `csums-alg`: resyncs compare by digests first, and send only what differs.
     pub compare: bool,
     /// Most bytes on the way to a target under protocol A whose writes are answered already.
@@ -199,6 +203,7 @@ impl MirrorConfig {
             no_full_sync: parameters.no_full_sync,
             wait_to_resync: parameters.wait_to_resync.is_some(),
             bitmap: self.bitmap,
+            quorum: self.quorum,
         })
     }
 }
@@ -275,6 +280,8 @@ const KEYS: &[Key] = &[
     RESYNC_KEYS[4],
     RESYNC_KEYS[5],
     RESYNC_KEYS[6],
+    QUORUM_KEYS[0],
+    QUORUM_KEYS[1],
 ];
 
 const NODE_KEYS: &[Key] = &[
@@ -321,6 +328,7 @@ pub(super) struct Draft {
     bitmap: Option<bool>,
     policies: Policies,
     handlers: Handlers,
+    quorum: Option<Quorum>,
     compare: Option<bool>,
     verify_rate: Option<u64>,
     io_errors: (OnIoError, Option<u64>),
@@ -394,6 +402,7 @@ pub(super) fn read(source: &Source, problems: &mut Problems) -> Option<Draft> {
     let policies = policies(&fields, &nodes, problems);
     let handlers = handlers(source, &fields, problems);
     let io_errors = io_errors::read(&fields, backend, &handlers, problems);
+    let quorum = quorum::read(&fields, backend, nodes.len(), problems);
     Some(Draft {
         place: fields.place,
         tag,
@@ -408,6 +417,7 @@ pub(super) fn read(source: &Source, problems: &mut Problems) -> Option<Draft> {
         bitmap: bitmap.map(|at| at.value),
         policies,
         handlers,
+        quorum,
         compare: compare.map(|at| at.value),
         verify_rate,
         io_errors,
@@ -551,6 +561,7 @@ impl Draft {
             bitmap: self.bitmap.unwrap_or(true),
             policies: self.policies,
             handlers: self.handlers,
+            quorum: self.quorum,
             verify_rate: self.verify_rate.unwrap_or(VERIFY_RATE),
             resyncs: self.resync.resyncs,
             compare: self.compare.unwrap_or(self.backend? == Backend::Embedded),

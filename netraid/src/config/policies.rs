@@ -20,6 +20,8 @@ pub struct Handlers {
     pub pri_lost: Option<String>,
     /// This node's own leg failed while in service (`on-io-error = "call-local-io-error"`).
     pub local_io_error: Option<String>,
+    /// This node is in service and has lost its quorum.
+    pub quorum_lost: Option<String>,
 }
 
 /// The keys of a mirror's file that are read here.
@@ -70,6 +72,10 @@ const HANDLER_KEYS: &[Key] = &[
     Key {
         name: "local-io-error",
         example: "local-io-error = \"/usr/local/sbin/tell-me\"",
+    },
+    Key {
+        name: "quorum-lost",
+        example: "quorum-lost = \"/usr/local/sbin/tell-me\"",
     },
 ];
 
@@ -250,5 +256,6 @@ pub(super) fn handlers(source: &Source, fields: &Fields<'_>, problems: &mut Prob
         pri_lost_after_sb: line("pri-lost-after-sb"),
         pri_lost: line("pri-lost"),
         local_io_error: line("local-io-error"),
+        quorum_lost: line("quorum-lost"),
     }
 }

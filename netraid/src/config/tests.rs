@@ -12,6 +12,7 @@ use crate::mirror::decision;
 use crate::mirror::machine::Wait;
 
 mod policies;
+mod quorum;
 
 const NODES: &str = "\n[[nodes]]\nname = \"s1\"\naddress = \"10.0.0.1\"\ndisk = \"/dev/b\"\n\
     [[nodes]]\nname = \"s2\"\naddress = \"10.0.0.2\"\ndisk = \"/dev/b\"\n";

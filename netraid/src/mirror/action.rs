@@ -43,6 +43,15 @@ pub enum Action {
     /// Go on without a leg and disconnect it (`Array::remove`). A resync of it ends.
     Drop(NodeId, DropReason),
 
+    /// Answer nothing that one of these legs has not; when one of them leaves, hold all requests back until told again.
+    Guard {
+        /// The legs.
+        members: NodeSet,
+        /// Only these from now on. Else those before as well.
+        only: bool,
+    },
+    /// Hold the application's requests back, whatever legs are there, or do so no more.
+    Hold(Hold),
     /// Take writes to the own leg from this source only; from nobody if `None`.
     Accept(Option<NodeId>),
     /// Tell these peers the machine's record as it is now.
@@ -58,6 +67,18 @@ pub enum Action {
     Refuse(Refusal),
     /// A line in the log and the events.
     Note(Note),
+}
+
+/// What becomes of the application's requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Hold {
+    /// They are served.
+    #[default]
+    No,
+    /// They wait.
+    Suspend,
+    /// They fail.
+    Fail,
 }
 
 /// A flag file.

@@ -75,9 +75,32 @@ pub fn compare(own: &Record, peer: &Record, rules: &Rules) -> Decision {
     if own.changing || peer.changing {
         return row("0", "changed while comparing", Outcome::Again);
     }
-    let found = table(own, peer, rules.protocol);
+    let found = by_quorum(own, peer, table(own, peer, rules.protocol));
     let ordered = given_up(own, peer, found);
     by_policy(own, peer, &rules.policies, found, ordered)
+}
+
+/// Step c: of two that wrote without each other, one had no quorum: nothing that it wrote then was answered.
+fn by_quorum(own: &Record, peer: &Record, found: Decision) -> Decision {
+    let (Some(ours), Some(theirs)) = (own.vote.view, peer.vote.view) else {
+        return found;
+    };
+    let Outcome::SplitBrain(extent) = found.outcome else {
+        return found;
+    };
+    let newest = match theirs.is_newer(Some(&ours)) {
+        true => theirs,
+        false => ours,
+    };
+    if newest.forced || own.vote.unvoted || peer.vote.unvoted {
+        return found;
+    }
+    let has = |record: &Record| newest.members.contains(record.node);
+    match (has(own), has(peer)) {
+        (true, false) => row("c", NO_QUORUM, Outcome::ToPeer(extent)),
+        (false, true) => row("c", NO_QUORUM, Outcome::FromPeer(extent)),
+        _ => found,
+    }
 }
 
 /// Step d, and g: what the policies say. They come after what administrators gave up, which counts more; what both give up
@@ -233,6 +256,7 @@ fn has_data(record: &Record) -> bool {
     record.generations.current != Generation::NONE
 }
 
+const NO_QUORUM: &str = "one wrote without a quorum, and answered nothing of it";
 const SURVIVED: &str = "one crashed, the other survived";
 /// The name of row 7, which is the only one of rows 4 to 13 that forbids something.
 pub const MAY_HAVE_MORE: &str = "crashed source may have acknowledged more";

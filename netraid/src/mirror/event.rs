@@ -78,6 +78,8 @@ pub enum Event {
     /// The array has named a new generation for what is written without the absent legs; its legs say so durably. These
     /// were its generations then; [`Event::OwnLeg`] comes first and says what they are now.
     Minted(Generations),
+    /// Enough time was given to the peers to vote, or to be met again after [`Event::Boot`].
+    VotesOver,
     /// The time for the previous source is over.
     WaitOver,
 

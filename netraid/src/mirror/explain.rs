@@ -1,7 +1,8 @@
 //! Why a mirror is as it is, what it waits for, and the command that would change it: `netraid explain`.
 
+use super::action::Hold;
 use super::generation::Extent;
-use super::machine::{Machine, Service, Standing, Wait};
+use super::machine::{Machine, QuorumState, Service, Standing, Wait};
 use super::node::{Names, NodeId};
 use super::policy::Judgement;
 use super::refusal::Refusal;
@@ -71,6 +72,19 @@ fn explain_own(machine: &Machine, names: &Names) -> Explanation {
             None,
             Some(format!("netraid stop {tag}")),
         ),
+        Service::In if requests_wait(machine).is_some() => says(
+            format!(
+                "{tag} is in service on {here}, but {}",
+                requests_wait(machine).unwrap_or_default()
+            ),
+            Some(format!(
+                "more nodes: {} can't be reached",
+                names.list(machine.unreachable(names.nodes.len()))
+            )),
+            Some(format!(
+                "start netraidd there, or see to the network; it goes on by itself. Or give up: netraid stop {tag}"
+            )),
+        ),
         Service::In if !machine.has_own_leg() => says(
             format!(
                 "{tag} is in service on {here}, whose own leg has failed; {} it",
@@ -125,6 +139,24 @@ fn explain_own(machine: &Machine, names: &Names) -> Explanation {
             }
         },
     }
+}
+
+/// What there is to say of requests that are held back for want of a quorum.
+pub fn requests_wait(machine: &Machine) -> Option<String> {
+    let QuorumState {
+        present,
+        need,
+        nodes,
+        hold,
+    } = machine.quorum()?;
+    let what = match hold {
+        Hold::No => return None,
+        Hold::Suspend => "its requests wait",
+        Hold::Fail => "its requests fail",
+    };
+    Some(format!(
+        "has no quorum: {present} of {nodes} nodes are there, {need} are needed, and {what}"
+    ))
 }
 
 fn are(names: &Names, nodes: super::node::NodeSet) -> String {

@@ -9,21 +9,26 @@
 //! - `hear`: what other nodes tell, and whose writes the own leg takes.
 //! - `targets`: the legs of a source, and the previous source whose bitmap comes first.
 //! - `operator`: what administrators order.
+//! - `quorum`: whether enough nodes are there, and their votes.
 //!
 //! [`crate::node`] drives it; so do the scenarios and the simulation in the tests.
 
 mod hear;
 mod operator;
+mod quorum;
 mod service;
 mod targets;
 
-use super::action::{Action, Flag, Note};
+use super::action::{Action, Flag, Hold, Note};
 use super::decision::{Decision, Outcome, Rules, compare};
 use super::event::{Boot, Event};
 use super::generation::{Generation, Generations, SLOTS};
 use super::node::{NodeId, NodeSet};
 use super::policy::Judgement;
 use super::record::{Memory, Record};
+use super::vote::{Quorum, Vote};
+pub use quorum::QuorumState;
+use quorum::Seeking;
 pub use targets::Standing;
 
 /// The rule by which everything is copied although something was known of what differs.
@@ -46,6 +51,8 @@ pub struct Settings {
     pub wait_to_resync: bool,
     /// There is a write-intent bitmap. Without it every resync is a full one.
     pub bitmap: bool,
+    /// How many nodes have to be there (`quorum`); `None`: nobody votes.
+    pub quorum: Option<Quorum>,
 }
 
 /// How long targets wait for the previous source's bitmap.
@@ -136,6 +143,14 @@ pub struct Machine {
     claims: NodeSet,
     /// The memory before a start that may still fail.
     before_start: Option<Box<Memory>>,
+    /// It waits for votes before it goes into service.
+    seeking: Option<Seeking>,
+    /// The legs without which the array answers nothing, if that is known.
+    guard: Option<NodeSet>,
+    /// What the array was told of the application's requests.
+    hold: Option<Hold>,
+    /// The peers had time to be met since the machine was begun.
+    peers_had_time: bool,
 }
 
 impl Machine {
@@ -158,6 +173,10 @@ impl Machine {
             changes: None,
             claims: NodeSet::NONE,
             before_start: None,
+            seeking: None,
+            guard: None,
+            hold: None,
+            peers_had_time: false,
         }
     }
 
@@ -182,12 +201,14 @@ impl Machine {
         self.note_conflicts(&mut out);
         self.advance(&mut out);
         self.accept(&mut out);
+        let guards = self.keep_quorum(&mut out);
         // A crash in between leaves a flag too many rather than one too few.
         let (set, cleared): (Vec<Action>, Vec<Action>) = self
             .flag_changes(on_disk)
             .into_iter()
             .partition(|action| matches!(action, Action::SetFlag(_)));
-        let mut first = set;
+        let mut first = guards;
+        first.extend(set);
         if self.memory != known {
             first.push(Action::Persist);
         }
@@ -256,11 +277,18 @@ impl Machine {
             agreement: memory.agreement,
             agreements: memory.agreements,
             discarded: memory.discarded,
-            lost_quorum: false,
+            lost_quorum: memory.lost_quorum,
             changing: false,
             policies: self.settings.rules.policies.to_string(),
             changes: self.changes,
             source: memory.source,
+            vote: match self.settings.quorum {
+                Some(_) => memory.vote,
+                None => Vote {
+                    unvoted: memory.vote.unvoted,
+                    ..Vote::default()
+                },
+            },
         }
     }
 
@@ -315,6 +343,12 @@ impl Machine {
         NodeId::all()
             .filter(|node| self.peer(*node).is_some())
             .collect()
+    }
+
+    /// Those of so many nodes that can't be reached.
+    pub fn unreachable(&self, nodes: usize) -> NodeSet {
+        let all: NodeSet = NodeId::all().take(nodes).collect();
+        all.minus(self.reachable()).without(self.own())
     }
 
     fn own(&self) -> NodeId {
@@ -378,6 +412,7 @@ impl Machine {
             Event::Progress(node, percent) => self.progress(node, percent, out),
             Event::ResyncEnded(node) => self.resync_ended(node, out),
             Event::Minted(generations) => self.minted(&generations),
+            Event::VotesOver => self.votes_over(out),
             Event::WaitOver => self.wait_over(out),
             Event::Pause(targets) => self.pause(targets, out),
             Event::Resume(targets) => self.resume(targets, out),

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::generation::{Generation, Generations, SLOTS};
 use super::node::{NodeId, NodeSet};
+use super::vote::Vote;
 
 /// What a node keeps durably: its own leg's generations, the flag files, and what it knows of the others.
 ///
@@ -46,6 +47,10 @@ pub struct Memory {
     pub agreement: u32,
     /// For each target, the agreement under which its leg was last added.
     pub agreements: [u32; SLOTS],
+    /// What this node has promised and taken of terms and views, if the mirror has a quorum.
+    pub vote: Vote,
+    /// It lost its quorum while it was in service, and has not been in sync with another source since.
+    pub lost_quorum: bool,
 }
 
 /// What a node tells the others of itself: when they meet, and whenever it changes.
@@ -103,6 +108,9 @@ pub struct Record {
     /// The last source that it knows of, see [`Memory::source`].
     #[serde(default)]
     pub source: Option<NodeId>,
+    /// See [`Memory::vote`].
+    #[serde(default)]
+    pub vote: Vote,
 }
 
 impl Record {

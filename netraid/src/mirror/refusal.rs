@@ -49,6 +49,15 @@ pub enum Refusal {
     StopFirst(NodeId),
     /// That node can't be reached, so what it has is not known.
     Unreachable(NodeId),
+    /// Not enough nodes are there, or have voted for this one.
+    NoQuorum {
+        /// Those that have, this one included.
+        present: usize,
+        /// So many are needed.
+        need: usize,
+    },
+    /// The newest that a majority knows of is that this source went on without this node.
+    LeftOut(NodeId),
 }
 
 impl Refusal {
@@ -117,6 +126,14 @@ impl Refusal {
             Refusal::Unreachable(node) => {
                 format!("{} can't be reached, so its data is not known", name(node))
             }
+            Refusal::NoQuorum { present, need } => format!(
+                "{tag} has no quorum: {present} of {} nodes can vote here, {need} are needed, so others may go on without {here}",
+                names.nodes.len()
+            ),
+            Refusal::LeftOut(node) => format!(
+                "{here} is outdated: {} went on without it, as a majority of the nodes knows",
+                name(node)
+            ),
         }
     }
 
@@ -155,6 +172,13 @@ impl Refusal {
             Refusal::Busy | Refusal::NothingToResolve(_) => format!("netraid status {tag}"),
             Refusal::NotATarget(_) | Refusal::OwnTarget => format!("netraid status {tag}"),
             Refusal::Unreachable(_) => format!("netraid explain {tag}"),
+            Refusal::NoQuorum { .. } => format!(
+                "start netraidd on more nodes, or write quorum = \"off\" into {tag}.toml on all nodes: netraid adjust"
+            ),
+            Refusal::LeftOut(node) => format!(
+                "start it where {} was in sync, or take {here}'s data as it is: mirror_action {tag} force {here}",
+                name(node)
+            ),
             Refusal::TooMany => return None,
         })
     }

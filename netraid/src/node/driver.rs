@@ -149,6 +149,8 @@ pub struct Driver {
     calls: Calls,
     /// What was done about resyncs.
     resyncs: Resyncs,
+    /// When the peers have had time to be met again.
+    votes_over: Option<Instant>,
 }
 
 /// What is wrong, by what it is about.
@@ -240,6 +242,7 @@ impl Driver {
             bell: Bell::new(inputs),
             calls: Calls::default(),
             resyncs: Resyncs::default(),
+            votes_over: Some(Instant::now() + MEETING),
         };
         driver.boot()?;
         Ok(driver)
@@ -284,7 +287,7 @@ impl Driver {
         let mut look = Instant::now() + LOOK;
         loop {
             let now = Instant::now();
-            let deadlines = [self.wait_over, self.retry, Some(look)];
+            let deadlines = [self.wait_over, self.retry, self.votes_over, Some(look)];
             let next = deadlines.into_iter().flatten().min().unwrap_or(look);
             match heard.recv_timeout(next.saturating_duration_since(now)) {
                 Ok(Input::End) | Err(RecvTimeoutError::Disconnected) => {
@@ -302,6 +305,10 @@ impl Driver {
             if self.wait_over.is_some_and(|at| at <= now) {
                 self.wait_over = None;
                 self.happen(Event::WaitOver)?;
+            }
+            if self.votes_over.is_some_and(|at| at <= now) {
+                self.votes_over = None;
+                self.happen(Event::VotesOver)?;
             }
             if self.retry.is_some_and(|at| at <= now) {
                 self.retry = None;
@@ -555,6 +562,8 @@ fn reads_own_leg(event: &Event) -> bool {
 const LOOK: Duration = Duration::from_secs(1);
 /// Every how many looks an array is sought that nobody ordered, and whether the disk has grown is looked at.
 const SELDOM_LOOKS: u32 = 5;
+/// Peers that are not met so long after the beginning are counted as not there.
+const MEETING: Duration = Duration::from_secs(5);
 /// First pause before a leg that failed is tried again; doubled each time.
 const RETRY: Duration = Duration::from_secs(2);
 /// The longest; made uneven it is still less than the 30 s within which all is to be well again after a cut.

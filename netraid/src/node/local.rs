@@ -24,6 +24,7 @@ use crate::array::{
     Added, Array, ArrayError, ArrayStatus, Backend, NewLeg, Part, Speed, Start, VerifyRequest,
     Watch,
 };
+use crate::mirror::action::Hold;
 use crate::mirror::generation::{Extent, Generations};
 use crate::mirror::node::{NodeId, NodeSet};
 
@@ -259,6 +260,35 @@ impl Local {
         match request {
             Some(request) => array.verify(&request, ways),
             None => array.stop_verify(),
+        }
+    }
+
+    /// Has the array answer nothing that one of these legs has not. An array that is gone answers nothing at all.
+    ///
+    /// # Errors
+    /// See [`Array::guard`].
+    pub fn guard(&self, members: NodeSet, only: bool) -> Result<(), ArrayError> {
+        let nodes: Vec<String> = members.iter().map(|node| self.name(node)).collect();
+        self.unless_gone(self.running().and_then(|array| array.guard(&nodes, only)))
+    }
+
+    /// Holds the application's requests back, or lets them go.
+    ///
+    /// # Errors
+    /// See [`Array::hold`].
+    pub fn hold(&self, hold: Hold) -> Result<(), ArrayError> {
+        let fail = match hold {
+            Hold::No => None,
+            Hold::Suspend => Some(false),
+            Hold::Fail => Some(true),
+        };
+        self.unless_gone(self.running().and_then(|array| array.hold(fail)))
+    }
+
+    fn unless_gone(&self, done: Result<(), ArrayError>) -> Result<(), ArrayError> {
+        match done {
+            Err(_) if matches!(self.backend.find(&self.plan.tag), Ok(None)) => Ok(()),
+            done => done,
         }
     }
 

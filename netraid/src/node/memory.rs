@@ -9,6 +9,7 @@ use crate::mirror::action::Flag;
 use crate::mirror::generation::{Generation, Generations, HISTORY, SLOTS};
 use crate::mirror::node::{Names, NodeId, NodeSet};
 use crate::mirror::record::Memory;
+use crate::mirror::vote::{Term, View, Vote};
 
 /// Where a node keeps its memory of one mirror, and what the record said last.
 #[derive(Debug)]
@@ -223,6 +224,7 @@ fn record_of(memory: &Memory, names: &[NodeName], own: NodeId, array: [u8; 16]) 
     };
     let has = |set: NodeSet| set.contains(own);
     StateRecord {
+        votes: votes_of(&memory.vote),
         sequence: 0,
         array,
         node_id: own.into(),
@@ -239,6 +241,7 @@ fn record_of(memory: &Memory, names: &[NodeName], own: NodeId, array: [u8; 16]) 
             .with(RecordFlags::CONSISTENT, memory.consistent)
             .with(RecordFlags::UP_TO_DATE, memory.fresh)
             .with(RecordFlags::OUTDATED, memory.outdated)
+            .with(RecordFlags::LOST_QUORUM, memory.lost_quorum)
             .with(RecordFlags::MEMBER, has(memory.nodes))
             .with(RecordFlags::IN_SYNC, has(memory.in_sync))
             .with(RecordFlags::SETTLED, has(memory.settled))
@@ -251,6 +254,58 @@ fn record_of(memory: &Memory, names: &[NodeName], own: NodeId, array: [u8; 16]) 
             .filter(|node| *node != own)
             .filter_map(peer)
             .collect(),
+    }
+}
+
+/// The votes as the record has them; see there.
+fn votes_of(vote: &Vote) -> [u8; 32] {
+    let mut out = [0; 32];
+    if let Some(term) = vote.promised {
+        out[0] |= 1;
+        out[1] = term.node.into();
+        out[8..16].copy_from_slice(&term.number.to_le_bytes());
+    }
+    if let Some(view) = vote.view {
+        out[0] |= 2 | if view.forced { 8 } else { 0 };
+        out[2] = view.term.node.into();
+        out[3] = view
+            .members
+            .iter()
+            .fold(0, |bits, node| bits | 1 << node.slot());
+        out[4..8].copy_from_slice(&view.change.to_le_bytes());
+        out[16..24].copy_from_slice(&view.term.number.to_le_bytes());
+    }
+    if vote.unvoted {
+        out[0] |= 4;
+    }
+    out
+}
+
+fn vote_of(bytes: &[u8; 32]) -> Vote {
+    let number = |at: usize| {
+        let digits = bytes[at..at + 8].try_into();
+        digits.map_or(0, u64::from_le_bytes)
+    };
+    let term = |node: u8, at: usize| {
+        let node = NodeId::new(node)?;
+        Some(Term {
+            number: number(at),
+            node,
+        })
+    };
+    let has = |bit: u8| bytes[0] & bit != 0;
+    let change = [bytes[4], bytes[5], bytes[6], bytes[7]];
+    Vote {
+        promised: term(bytes[1], 8).filter(|_| has(1)),
+        view: term(bytes[2], 16).filter(|_| has(2)).map(|term| View {
+            term,
+            change: u32::from_le_bytes(change),
+            members: NodeId::all()
+                .filter(|node| bytes[3] & 1 << node.slot() != 0)
+                .collect(),
+            forced: has(8),
+        }),
+        unvoted: has(4),
     }
 }
 
@@ -291,6 +346,8 @@ fn memory_of(record: &StateRecord) -> Memory {
         full: peers(PeerFlags::FULL_RESYNC, none),
         paused: peers(PeerFlags::PAUSED, none),
         agreement: record.agreement,
+        vote: vote_of(&record.votes),
+        lost_quorum: record.flags.contains(RecordFlags::LOST_QUORUM),
         ..Memory::default()
     };
     if let Some(own) = own {
@@ -345,6 +402,21 @@ mod tests {
         memory.discarded[1] = Generation(3);
         memory.discarded[0] = Generation(8);
         memory.agreements[2] = 11;
+        memory.lost_quorum = true;
+        let term = |number, slot| Term {
+            number,
+            node: node(slot),
+        };
+        memory.vote = Vote {
+            promised: Some(term(7, 2)),
+            view: Some(View {
+                term: term(6, 1),
+                change: 5,
+                members: set(&[0, 2]),
+                forced: true,
+            }),
+            unvoted: true,
+        };
         memory
     }
 

@@ -15,6 +15,7 @@ mod commit;
 mod compare;
 mod copy;
 mod grow;
+mod hold;
 mod interface;
 mod io_errors;
 mod lacks;
@@ -40,7 +41,7 @@ pub use attach::{Refusal, permitted};
 pub use compare::DIGESTS;
 pub(crate) use compare::differences;
 pub use interface::{
-    Effect, Event, IO_ERROR_LIMIT, IdSource, Joined, OperationId, RequestId, Settings, Shape,
+    Effect, Event, Hold, IO_ERROR_LIMIT, IdSource, Joined, OperationId, RequestId, Settings, Shape,
     Terms, Update,
 };
 pub use io_errors::IoErrors;
@@ -157,6 +158,8 @@ pub struct Engine {
     unlaunched: VecDeque<JobId>,
     /// Writes that are over but may not be answered before an expulsion is durable.
     unanswered: Vec<(RequestId, u64)>,
+    /// What is held back, and why.
+    held: hold::Held,
     /// Jobs that only legs which need not be waited for miss, but that wait for room in a send buffer or for a commit.
     crowded: Vec<JobId>,
     /// A flush failed on the last leg in sync, and no flush of the application has been answered with it yet.
@@ -189,6 +192,8 @@ impl Engine {
             } => self.set_speed(most, least, control),
             Event::Grow { size } => self.growing = Some(size),
             Event::Lost { slot, reason } => self.lost(slot, reason, effects),
+            Event::Guard { members, only } => self.guard(members, only),
+            Event::Hold(hold) => self.held.hold = hold,
             Event::Tick => self.tick(effects),
             Event::PauseResync(paused) => self.resync.paused = paused,
             Event::Verify(order) => self.begin_verify(order),
@@ -199,6 +204,9 @@ impl Engine {
     }
 
     fn submit(&mut self, request: RequestId, command: Command, effects: &mut Vec<Effect>) {
+        if self.holds_back() {
+            return self.held.put(request, command);
+        }
         if let Err(failure) = self.check(&command) {
             effects.push(Effect::Answer {
                 request,
@@ -337,6 +345,7 @@ impl Engine {
             self.fail_unlaunched(effects);
         }
         self.proceed_growth();
+        self.proceed_hold(effects);
         self.start_runnable(effects);
         self.pump_resync(effects);
         self.pump_verify(effects);
@@ -502,6 +511,8 @@ fn refuse(event: Event, effects: &mut Vec<Effect>) {
         | Event::Speed { .. }
         | Event::Grow { .. }
         | Event::Tick
+        | Event::Guard { .. }
+        | Event::Hold(_)
         | Event::PauseResync(_)
         | Event::Verify(_)
         | Event::StopVerify(_)

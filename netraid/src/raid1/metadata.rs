@@ -106,6 +106,7 @@ impl Metadata {
             flags: RecordFlags::default(),
             discarded: GenerationId::NONE,
             agreement: 0,
+            votes: [0; 32],
             peers: Slot::first(names.len())
                 .filter(|peer| *peer != slot)
                 .map(|peer| PeerState {
@@ -511,6 +512,7 @@ fn foreign_record(superblock: &Superblock, slot: Slot) -> Result<StateRecord, Me
         flags: RecordFlags::default().with(RecordFlags::CONSISTENT, superblock.is_in_sync()),
         discarded: GenerationId::NONE,
         agreement: 0,
+        votes: [0; 32],
         peers,
     })
 }

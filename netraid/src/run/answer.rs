@@ -16,7 +16,7 @@ use serde::Serialize;
 use super::{lock, unknown_node, watch};
 use crate::array::{Added, ArrayStatus, VerifyRequest};
 use crate::control::{MAX_LINE, Order, Request, Response, Told};
-use crate::raid1::engine::{Joined, Terms, VerifyOrder};
+use crate::raid1::engine::{Hold, Joined, Terms, VerifyOrder};
 use crate::raid1::keeper::order::{Addition, OrderError};
 use crate::raid1::keeper::{ExtendError, Keepers};
 use crate::raid1::leg::{Slot, SlotSet};
@@ -161,6 +161,15 @@ impl Answerer {
                 self.mirror.set_speed(bytes(most), bytes(least), control);
                 Ok(Told::Done)
             }
+            Order::Guard { nodes, only } => self.guard(&nodes, only),
+            Order::Hold { held, fail } => {
+                self.mirror.hold(match (held, fail) {
+                    (false, _) => Hold::No,
+                    (true, false) => Hold::Suspend,
+                    (true, true) => Hold::Fail,
+                });
+                Ok(Told::Done)
+            }
             Order::Grow { size } => self.keepers.grow(size).map(|()| Told::Done),
             Order::Verify(request) => self.verify(&request),
             Order::StopVerify => {
@@ -204,6 +213,15 @@ impl Answerer {
             ));
         }
         self.keepers.remove(slot).map(|()| Told::Done)
+    }
+
+    fn guard(&self, nodes: &[String], only: bool) -> Result<Told, OrderError> {
+        let mut members = SlotSet::EMPTY;
+        for node in nodes {
+            members.insert(self.slot_of(node)?);
+        }
+        self.mirror.guard(members, only);
+        Ok(Told::Done)
     }
 
     fn verify(&self, request: &VerifyRequest) -> Result<Told, OrderError> {

@@ -153,6 +153,7 @@ pub(crate) fn data() -> Mirrors {
             chunk: Some(256 << 10),
             dirty_bytes: Some(256 << 20),
             generation: "00000000000000ab".into(),
+            quorum: None,
             flags: Flags {
                 last_owner: true,
                 source: Some("server1".into()),

@@ -29,6 +29,7 @@ mod lifekeeper;
 mod meta;
 mod operator;
 mod policies;
+mod quorum;
 mod resize;
 mod restarts;
 mod resyncs;

@@ -49,7 +49,9 @@ impl Cluster {
         disk.consistent = true;
         disk.mixed = false;
         disk.generations.returned(node.slot());
+        let started = self.oracle.starts;
         self.node(node).array = Some(Array {
+            started,
             in_sync: NodeSet::of(node),
             needs_name: true,
             ..Array::default()
@@ -152,6 +154,15 @@ impl Cluster {
             .collect()
     }
 
+    pub fn guard(&mut self, node: NodeId, members: NodeSet, only: bool) {
+        if let Some(array) = self.node(node).array.as_mut() {
+            array.guard = match only {
+                true => members,
+                false => array.guard.and(members),
+            };
+        }
+    }
+
     /// The application writes one block; false if it got no answer.
     pub fn write(&mut self, node: NodeId, block: usize, until: Until) -> bool {
         let number = self.new_write();
@@ -185,6 +196,13 @@ impl Cluster {
             self.power_off(node);
             return false;
         }
+        let array = self.array(node);
+        if array.held || !array.guard.minus(array.in_sync).is_empty() {
+            // It waits; whether it is ever answered, nobody knows.
+            self.oracle.held += 1;
+            return false;
+        }
+        self.check_one_source(node);
         let forced = self.nodes[node.slot()].forced;
         self.oracle.answered(node, number, forced);
         true

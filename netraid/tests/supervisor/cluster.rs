@@ -34,6 +34,12 @@ pub struct Array {
     pub resyncing: BTreeMap<NodeId, u8>,
     /// A leg has left since the generation was named.
     pub needs_name: bool,
+    /// Nothing is answered that one of these has not.
+    pub guard: NodeSet,
+    /// Nothing is answered at all.
+    pub held: bool,
+    /// Counts the starts of arrays.
+    pub started: u64,
 }
 
 pub struct Node {
@@ -59,6 +65,8 @@ pub struct Node {
     pub log: Vec<String>,
     /// The start that is under way was forced.
     pub forced: bool,
+    /// The same of one that waits for votes.
+    pub forces: bool,
     /// The next start or stop of the array fails.
     pub fails: bool,
 }
@@ -347,6 +355,24 @@ impl Cluster {
         self.handle(node, event);
     }
 
+    /// Asks for votes, as a call that takes this node's news along and brings the answer back.
+    pub fn gather_votes(&mut self, node: NodeId) {
+        for _ in 0..3 {
+            if !self.is_up(node) || !self.machine(node).is_seeking() {
+                return;
+            }
+            self.perform_all(node);
+            for other in self.ids().filter(|other| *other != node) {
+                while self.connected(node, other) && self.deliver(node, other) {
+                    self.perform_all(other);
+                }
+            }
+            self.ask_peers(node);
+        }
+        self.read_own_leg(node);
+        self.handle(node, Event::VotesOver);
+    }
+
     /// Hears at once what every peer has to say, as by a call that is answered.
     fn ask_peers(&mut self, node: NodeId) {
         for other in self.ids().filter(|other| *other != node) {
@@ -373,6 +399,7 @@ impl Cluster {
 
     pub fn handle(&mut self, node: NodeId, event: Event) {
         let forced = matches!(event, Event::Force);
+        let asked = matches!(event, Event::Restore | Event::Force);
         let unextended = match event {
             Event::Unextend(node) => Some(node),
             _ => None,
@@ -424,7 +451,11 @@ impl Cluster {
             .iter()
             .any(|action| matches!(action, Action::Assemble { .. }))
         {
-            self.node(node).forced = forced;
+            let force = std::mem::take(&mut self.node(node).forces);
+            self.node(node).forced = forced || force;
+        }
+        if asked && self.machine(node).is_seeking() && accepted {
+            self.node(node).forces = forced;
         }
         if accepted && forced {
             let heard = self.machine(node).reachable();
@@ -475,6 +506,7 @@ impl Node {
             answer: None,
             log: Vec::new(),
             forced: false,
+            forces: false,
             fails: false,
         }
     }

@@ -34,6 +34,8 @@ pub struct Oracle {
     pub starts: u64,
     pub answers: u64,
     pub resyncs: u64,
+    /// Writes that were held back.
+    pub held: u64,
     /// Times that a policy gave up what a node has.
     pub judged: u64,
     /// Whom a policy gave up of two that were so.
@@ -168,6 +170,7 @@ impl Cluster {
             !disk.mixed,
             "P4: {node:?} goes into service in the middle of a resync"
         );
+        let votes = self.settings.iter().all(|one| one.quorum.is_some());
         let oracle = &self.oracle;
         let knows_absent = oracle.knows_absent[node.slot()];
         let missing = oracle.answered.minus(&disk.holds);
@@ -178,9 +181,31 @@ impl Cluster {
             let excused =
                 believes || knows_absent.contains(writer) || oracle.unextended.contains(writer);
             assert!(
+                !votes || given_up,
+                "quorum: {node:?} goes into service without write {write} of {writer:?}, which was answered"
+            );
+            assert!(
                 excused || given_up,
                 "P1, P4: {node:?} goes into service without write {write} of {writer:?}, which was answered; \
                  nobody gave it up, and {node:?} could know"
+            );
+        }
+    }
+
+    /// With a quorum nobody answers any more once somebody else could go into service, but by force.
+    pub fn check_one_source(&self, node: NodeId) {
+        if self.settings.iter().any(|one| one.quorum.is_none()) {
+            return;
+        }
+        let started = |node: NodeId| {
+            let array = self.nodes[node.slot()].array.as_ref();
+            array.map_or(0, |array| array.started)
+        };
+        for other in self.ids().filter(|other| *other != node) {
+            let later = self.nodes[other.slot()].array.is_some() && started(other) > started(node);
+            assert!(
+                !later || self.nodes[other.slot()].forced,
+                "quorum: {node:?} answers a write although {other:?} went into service after it"
             );
         }
     }

@@ -1,6 +1,6 @@
 //! Performs what a machine asks for, on the simulated disks and network.
 
-use netraid::mirror::action::{Action, Flag};
+use netraid::mirror::action::{Action, Flag, Hold};
 use netraid::mirror::event::Event;
 use netraid::mirror::node::NodeId;
 
@@ -57,6 +57,12 @@ impl Cluster {
             } => self.add(node, leg, extent),
             Action::CopyAll(leg) => self.copy_all(node, leg),
             Action::Drop(leg, _) => self.drop_leg(node, leg),
+            Action::Guard { members, only } => self.guard(node, members, only),
+            Action::Hold(hold) => {
+                if let Some(array) = self.node(node).array.as_mut() {
+                    array.held = hold != Hold::No;
+                }
+            }
             Action::Accept(source) => self.node(node).accepts = source,
             Action::Tell(peers) => {
                 self.read_own_leg(node);

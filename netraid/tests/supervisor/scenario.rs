@@ -52,6 +52,7 @@ pub fn settings(own: NodeId) -> Settings {
         no_full_sync: false,
         wait_to_resync: false,
         bitmap: true,
+        quorum: None,
     }
 }
 

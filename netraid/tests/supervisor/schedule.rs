@@ -8,6 +8,7 @@ use netraid::mirror::generation::Generation;
 use netraid::mirror::machine::{Settings, Standing, Wait};
 use netraid::mirror::node::{NodeId, NodeSet};
 use netraid::mirror::policy::{BothInService, NoneInService, OneInService, Policies, RoleConflict};
+use netraid::mirror::vote::Quorum;
 use netraid::mirror::word::Word;
 
 use crate::array::Until;
@@ -29,6 +30,9 @@ pub struct Tally {
     pub splits: u64,
     /// Times that a policy gave up what a node has.
     pub judged: u64,
+    /// Starts of mirrors that have a quorum, and writes that were held back for it.
+    pub voted: u64,
+    pub held: u64,
     /// Schedules that ended with a mirror that only an administrator's force could start.
     pub forced: u64,
 }
@@ -44,6 +48,8 @@ impl Tally {
         self.refusals += other.refusals;
         self.splits += other.splits;
         self.judged += other.judged;
+        self.voted += other.voted;
+        self.held += other.held;
         self.forced += other.forced;
     }
 }
@@ -68,6 +74,10 @@ pub fn run(seed: u64, trace: bool) -> Tally {
     tally.answers = schedule.cluster.oracle.answers;
     tally.resyncs = schedule.cluster.oracle.resyncs;
     tally.judged = schedule.cluster.oracle.judged;
+    tally.held = schedule.cluster.oracle.held;
+    if schedule.cluster.settings[0].quorum.is_some() {
+        tally.voted = tally.starts;
+    }
     tally
 }
 
@@ -121,6 +131,12 @@ impl Schedule {
             bitmap: !random.chance(10),
             ..scenario::settings(id(0))
         };
+        let majority = count / 2 + 1;
+        let quorum = random.chance(40).then(|| Quorum {
+            need: majority + random.below((count - majority + 1) as u64) as usize,
+            nodes: count,
+            fail: random.chance(50),
+        });
         let policies = policies(&mut random, count);
         // Somebody forgot to change one of the files.
         let forgetful = random
@@ -128,6 +144,7 @@ impl Schedule {
             .then(|| id(random.below(count as u64) as usize));
         let each = |own| Settings {
             own,
+            quorum,
             rules: Rules {
                 policies: match forgetful == Some(own) {
                     true => Policies::default(),
@@ -228,6 +245,10 @@ impl Schedule {
     fn ask(&mut self, node: NodeId, event: Event) {
         self.cluster.ask(node, event);
         self.perform(node);
+        if self.random.chance(70) {
+            self.cluster.gather_votes(node);
+            self.perform(node);
+        }
         if let Some(Err(refusal)) = self.cluster.nodes[node.slot()].answer {
             self.tally.refusals += 1;
             let names = &self.cluster.names;
@@ -300,7 +321,8 @@ impl Schedule {
     fn manage(&mut self) {
         let node = self.any();
         self.cluster.node(node).fails = self.random.chance(5);
-        match self.random.below(8) {
+        match self.random.below(9) {
+            8 => self.ask(node, Event::VotesOver),
             0..=3 => self.ask(node, Event::QuickCheck),
             4 => self.ask(node, Event::Remove),
             5 => self.ask(node, Event::Parents { up: true }),
@@ -405,6 +427,11 @@ impl Schedule {
         }
         for _ in 0..20 {
             self.cluster.settle();
+            for &node in &nodes {
+                if self.cluster.machine(node).is_seeking() {
+                    self.cluster.ask(node, Event::VotesOver);
+                }
+            }
             self.finish_resyncs();
             let running = self.arrays();
             match running.as_slice() {

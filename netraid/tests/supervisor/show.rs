@@ -46,6 +46,11 @@ pub fn action(action: &Action, own: NodeId, names: &Names) -> String {
             };
             format!("drop {} ({why})", name(node))
         }
+        Action::Guard { members, only } => {
+            let too = if only { "" } else { " as well" };
+            format!("answer what {} has{too}", names.list(members))
+        }
+        Action::Hold(hold) => format!("requests: {hold:?}"),
         Action::Accept(Some(node)) => format!("accept writes of {}", name(node)),
         Action::Accept(None) => "accept no writes".into(),
         Action::Tell(nodes) => format!("tell {}", names.list(nodes)),

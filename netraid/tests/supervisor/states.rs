@@ -64,6 +64,7 @@ pub fn record(node: NodeId) -> Record {
         policies: String::new(),
         changes: None,
         source: None,
+        vote: Default::default(),
     }
 }
 

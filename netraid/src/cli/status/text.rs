@@ -36,6 +36,10 @@ fn mirror(mirror: &Mirror, here: &str) -> String {
     if let Some(dirty) = mirror.dirty_bytes.filter(|dirty| *dirty > 0) {
         page += &format!("  {} marked as changed\n", size(dirty));
     }
+    if let Some(quorum) = &mirror.quorum {
+        let (present, nodes, need) = (quorum.present, quorum.nodes, quorum.need);
+        page += &format!("  quorum: {present} of {nodes} nodes are there, {need} are needed\n");
+    }
     page += &table(&mirror.nodes);
     if let Some(resync) = &mirror.resync {
         page += &format!("  resync: {}\n", progress(resync));

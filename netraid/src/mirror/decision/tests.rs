@@ -35,6 +35,7 @@ pub(in crate::mirror) fn record(slot: u8, current: u64) -> Record {
         policies: String::new(),
         changes: None,
         source: None,
+        vote: Default::default(),
     }
 }
 

@@ -20,6 +20,7 @@ impl Machine {
             self.peers[node.slot()].failed = false;
         }
         self.peers[node.slot()].record = Some(record.clone());
+        self.hear_vote(node, &record.vote);
         // Another source beside this one may have newer data when both have been stopped.
         let rival = record.running && self.service != Service::Out;
         self.claims = match record.starting || rival {
@@ -62,6 +63,8 @@ impl Machine {
             memory.fresh = true;
             memory.outdated = false;
             memory.last_owner = false;
+            memory.lost_quorum = false;
+            memory.vote.unvoted &= source.vote.view.is_none();
             memory.was_source = false;
             // What it guards against, a resync in the wrong direction, can't happen any more: this leg is equal to the
             // source's. DataKeeper leaves the flag, and refuses the next failover to this node.

@@ -31,6 +31,7 @@ impl Machine {
         self.memory.last_owner = true;
         self.memory.was_source = true;
         self.service = Service::Starting;
+        let waits = self.seek(force);
         // What the former source still has on its way must not land any more.
         if self.accepted.take().is_some() {
             out.push(Action::Accept(None));
@@ -39,9 +40,11 @@ impl Machine {
         if !self.reachable().is_empty() {
             out.push(Action::Tell(self.reachable()));
         }
-        out.push(Action::Assemble {
-            force: force && !self.memory.consistent,
-        });
+        if !waits {
+            out.push(Action::Assemble {
+                force: force && !self.memory.consistent,
+            });
+        }
     }
 
     /// An administrator says that this node's data counts, whatever is known of the others now. What they turn out to
@@ -87,6 +90,9 @@ impl Machine {
         let memory = &self.memory;
         if memory.generations.current == Generation::NONE {
             return Some(Refusal::NoData);
+        }
+        if let Some(refusal) = self.no_quorum() {
+            return Some(refusal);
         }
         if force {
             return None;
@@ -153,10 +159,12 @@ impl Machine {
     }
 
     pub(super) fn assembled(&mut self, out: &mut Vec<Action>) {
-        if self.service != Service::Starting {
+        if self.service != Service::Starting || self.is_seeking() {
             return out_of_turn(out);
         }
+        self.seeking = None;
         self.before_start = None;
+        (self.hold, self.peers_had_time) = (None, true);
         self.service = Service::In;
         self.memory.fresh = true;
         self.memory.outdated = false;
@@ -171,19 +179,24 @@ impl Machine {
     }
 
     pub(super) fn assemble_failed(&mut self, out: &mut Vec<Action>) {
-        if self.service != Service::Starting {
+        if self.service != Service::Starting || self.is_seeking() {
             return out_of_turn(out);
         }
+        self.withdraw();
+        self.not_started();
+        out.push(Action::Refuse(Refusal::NotStarted));
+    }
+
+    /// Nothing was written: it is as if nobody had tried.
+    pub(super) fn not_started(&mut self) {
         self.service = Service::Out;
         if let Some(before) = self.before_start.take() {
-            // Nothing was written: it is as if nobody had tried.
             self.memory.last_owner = before.last_owner;
             self.memory.was_source = before.was_source;
             self.memory.data_corrupt = before.data_corrupt;
             self.memory.outdated = before.outdated;
             self.memory.discarded = before.discarded;
         }
-        out.push(Action::Refuse(Refusal::NotStarted));
     }
 
     pub(super) fn stop(&mut self, out: &mut Vec<Action>) {

@@ -163,7 +163,7 @@ impl Machine {
                 self.peers[node.slot()].leg = Leg::Adding;
                 self.memory.agreements[node.slot()] = agreement;
                 self.memory.in_sync = self.memory.in_sync.with(node);
-                let discard = matches!(decision.row, "d" | "e" | "f");
+                let discard = matches!(decision.row, "c" | "d" | "e" | "f");
                 out.extend([
                     Action::Connect(node),
                     Action::Merge(node),

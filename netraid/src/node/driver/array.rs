@@ -118,6 +118,7 @@ impl Driver {
         self.heard = Default::default();
         if self.claim()? {
             self.happen(Event::Restore)?;
+            self.gather_votes()?;
             self.tell_parents()?;
         }
         self.claims = false;

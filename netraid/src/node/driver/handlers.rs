@@ -88,6 +88,15 @@ impl Driver {
         }
     }
 
+    /// This node is in service and has no quorum any more.
+    pub(super) fn quorum_lost(&mut self) {
+        if let Some(line) = self.about.handlers.quorum_lost.clone() {
+            let own = self.settings.own;
+            self.calls.called.remove(&("quorum-lost", own));
+            self.call("quorum-lost", &line, own);
+        }
+    }
+
     /// The policy that applies to a peer, for people.
     pub(super) fn policy(&self, peer: NodeId) -> String {
         let decision = self.machine.decision(peer);

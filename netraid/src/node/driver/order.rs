@@ -155,7 +155,25 @@ impl Driver {
             return self.quick_check();
         }
         self.happen(event)?;
+        self.gather_votes()?;
         self.tell_parents()
+    }
+
+    /// Asks the peers for their votes until there are enough, or it has taken too long.
+    pub(super) fn gather_votes(&mut self) -> Result<(), Broken> {
+        let until = Instant::now() + CLAIM;
+        while self.machine.is_seeking() {
+            if self.shared.is_ending() || Instant::now() >= until {
+                return self.happen(Event::VotesOver);
+            }
+            // It goes with the question, so the answer is what came of it.
+            self.publish();
+            self.ask_peers()?;
+            if self.machine.is_seeking() {
+                std::thread::sleep(GIVE_WAY);
+            }
+        }
+        Ok(())
     }
 
     /// Whoever has parents says so: without LifeKeeper nobody ever tells that they came into service.
@@ -355,6 +373,7 @@ impl Driver {
             return Ok(());
         }
         self.happen(Event::Restore)?;
+        self.gather_votes()?;
         self.tell_parents()
     }
 
@@ -448,6 +467,10 @@ impl Driver {
             Action::Drop(node, _) => format!("go on without {}", name(node)),
             Action::Accept(Some(source)) => format!("take writes from {}", name(source)),
             Action::Accept(None) => "take writes from nobody".into(),
+            Action::Guard { members, .. } => {
+                format!("answer what {} has", self.names.list(*members))
+            }
+            Action::Hold(hold) => format!("requests: {hold:?}").to_lowercase(),
             Action::Tell(nodes) => format!("tell {}", self.names.list(*nodes)),
             Action::StartTimer(seconds) => format!("wait {seconds} s for the previous source"),
             Action::StopTimer | Action::Done | Action::Refuse(_) | Action::Note(_) => return None,

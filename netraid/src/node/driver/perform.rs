@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::{Broken, Driver, RETRY};
 use crate::api::document::{Answer, Decided, Outcome};
 use crate::array::{Added, ArrayError};
-use crate::mirror::action::{Action, DropReason, Flag, Note};
+use crate::mirror::action::{Action, DropReason, Flag, Hold, Note};
 use crate::mirror::event::{Boot, Event};
 use crate::mirror::machine::{Leg, ORDERED};
 use crate::mirror::node::NodeId;
@@ -43,6 +43,8 @@ impl Driver {
                 Err(error) => self.leg_failed(node, &error),
             },
             Action::Drop(node, why) => self.drop_leg(node, why)?,
+            Action::Guard { members, only } => self.local.guard(members, only)?,
+            Action::Hold(hold) => self.hold(hold)?,
             Action::Accept(source) => self.accept(source)?,
             Action::Tell(_) => {
                 // What the own leg says may have changed since the machine was asked.
@@ -224,6 +226,27 @@ impl Driver {
             DropReason::NotOrdered => "nobody ordered it".into(),
             DropReason::OwnLegFailed => "this node's own leg failed".into(),
         }
+    }
+
+    fn hold(&mut self, hold: Hold) -> Result<(), Broken> {
+        self.local.hold(hold)?;
+        let quorum = self.machine.quorum();
+        let votes = quorum.map_or_else(String::new, |quorum| {
+            format!(
+                "{} of {} nodes, {} are needed",
+                quorum.present, quorum.nodes, quorum.need
+            )
+        });
+        let (event, text) = match hold {
+            Hold::No => ("quorum", format!("requests are served ({votes})")),
+            Hold::Suspend => ("quorum-lost", format!("no quorum: requests wait ({votes})")),
+            Hold::Fail => ("quorum-lost", format!("no quorum: requests fail ({votes})")),
+        };
+        self.tell(event, text);
+        if hold != Hold::No {
+            self.quorum_lost();
+        }
+        Ok(())
     }
 
     fn accept(&mut self, source: Option<NodeId>) -> Result<(), Broken> {

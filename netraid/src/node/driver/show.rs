@@ -4,7 +4,8 @@ use super::Driver;
 use crate::api::document::{self, Reason};
 use crate::array::ArrayStatus;
 use crate::config::{Handlers, OnIoError};
-use crate::mirror::explain::explain;
+use crate::mirror::action::Hold;
+use crate::mirror::explain::{explain, requests_wait};
 use crate::mirror::generation::{Generation, SLOTS};
 use crate::mirror::machine::{Leg, Service};
 use crate::mirror::node::NodeId;
@@ -111,6 +112,20 @@ impl Driver {
                 .filter(|chunk| *chunk != 0),
             dirty_bytes: status.map(|status| status.status.dirty_bytes),
             generation: format!("{:?}", memory.generations.current),
+            quorum: machine.quorum().map(|quorum| {
+                let count = |nodes: usize| u8::try_from(nodes).unwrap_or(u8::MAX);
+                document::Quorum {
+                    present: count(quorum.present),
+                    need: count(quorum.need),
+                    nodes: count(quorum.nodes),
+                    requests: match quorum.hold {
+                        Hold::No => "served",
+                        Hold::Suspend => "suspended",
+                        Hold::Fail => "failed",
+                    }
+                    .into(),
+                }
+            }),
             flags: document::Flags {
                 last_owner: memory.last_owner,
                 source: memory.source.map(|node| self.names.node(node)),
@@ -129,6 +144,7 @@ impl Driver {
             .into_iter()
             .flatten()
             .cloned()
+            .chain(requests_wait(machine).map(|why| format!("{} {why}", self.names.tag)))
             .chain(status.iter().flat_map(|status| status.notes.clone()))
             .chain(
                 status
@@ -216,9 +232,19 @@ impl Driver {
     fn disk_state(&self, node: NodeId) -> &'static str {
         let own = node == self.settings.own;
         let memory = self.machine.memory();
-        let (generations, consistent, outdated) = match self.machine.peer(node) {
-            _ if own => (&memory.generations, memory.consistent, memory.outdated),
-            Some(peer) => (&peer.generations, peer.consistent, peer.outdated),
+        let (generations, consistent, outdated, fresh) = match self.machine.peer(node) {
+            _ if own => (
+                &memory.generations,
+                memory.consistent,
+                memory.outdated,
+                memory.fresh,
+            ),
+            Some(peer) => (
+                &peer.generations,
+                peer.consistent,
+                peer.outdated,
+                peer.fresh || peer.running,
+            ),
             None => return "DUnknown",
         };
         match () {
@@ -230,7 +256,8 @@ impl Driver {
                 true => "UpToDate",
                 false => "Outdated",
             },
-            () if outdated => "Outdated",
+            () if outdated || self.machine.is_left_out(node) => "Outdated",
+            () if !fresh => "Consistent",
             () => "UpToDate",
         }
     }

@@ -152,6 +152,7 @@ impl Engine {
             next_operation: 0,
             unlaunched: VecDeque::new(),
             unanswered: Vec::new(),
+            held: hold::Held::default(),
             crowded: Vec::new(),
             untold: None,
             halted: None,

@@ -288,6 +288,7 @@ impl Engine {
         };
         let busy = !self.jobs.is_empty()
             || !self.unanswered.is_empty()
+            || !self.held.is_empty()
             || self.operations.values().any(flushing);
         if !self.stopping || self.stopped || busy {
             return;

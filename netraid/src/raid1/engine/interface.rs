@@ -161,6 +161,16 @@ pub enum Event {
         /// Why, in words.
         reason: String,
     },
+    /// Answer nothing that one of these legs has not: while one of them is not in sync, nothing is answered but what says so
+    /// itself ([`super::Engine::holds_back`]), and nothing new is begun.
+    Guard {
+        /// The legs.
+        members: SlotSet,
+        /// Only these from now on; else those before as well.
+        only: bool,
+    },
+    /// Hold all requests back, whatever legs are there, or do so no more.
+    Hold(Hold),
     /// Time has passed; expected a few times a second.
     Tick,
     /// Become larger. Nothing happens while another leg is attached, to a mirror that takes no writes, or if it has that
@@ -178,6 +188,18 @@ pub enum Event {
     StopVerify(String),
     /// Finish what was accepted, make every leg clean, then [`Effect::Stopped`].
     Stop,
+}
+
+/// What becomes of requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Hold {
+    /// They are served.
+    #[default]
+    No,
+    /// They wait.
+    Suspend,
+    /// They fail.
+    Fail,
 }
 
 /// What an order to add a leg says beyond what generations do.

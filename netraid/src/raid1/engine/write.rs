@@ -274,7 +274,9 @@ impl Engine {
     /// Answers with success, but not before the last expulsion is durable.
     pub(super) fn answer_when_durable(&mut self, request: RequestId, effects: &mut Vec<Effect>) {
         let outcome = match &self.halted {
-            _ if self.commit.durable >= self.commit.answer_from => Ok(Answer::Done),
+            _ if self.commit.durable >= self.commit.answer_from && !self.holds_back() => {
+                Ok(Answer::Done)
+            }
             Some(why) => Err(Failure::new(Errno::EIO, why.clone())),
             None => {
                 self.unanswered.push((request, self.commit.answer_from));
@@ -286,6 +288,9 @@ impl Engine {
 
     /// Answers the writes that waited only for an expulsion to be durable.
     pub(super) fn answer_held_writes(&mut self, effects: &mut Vec<Effect>) {
+        if self.holds_back() {
+            return;
+        }
         let durable = self.commit.durable;
         self.unanswered.retain(|(request, version)| {
             if durable < *version {

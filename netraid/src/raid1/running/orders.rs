@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use super::{Mirror, lock};
 use crate::md::{BitmapSuperblock, Room, Superblock};
-use crate::raid1::engine::{Control, Event, Joined, Terms};
-use crate::raid1::leg::{LegImage, Slot};
+use crate::raid1::engine::{Control, Event, Hold, Joined, Terms};
+use crate::raid1::leg::{LegImage, Slot, SlotSet};
 use crate::raid1::link::Link;
 use crate::raid1::metadata::Metadata;
 
@@ -49,6 +49,16 @@ impl Mirror {
             control,
         };
         self.drive([speed, Event::Tick]);
+    }
+
+    /// Answers nothing that one of these legs has not ([`Event::Guard`]).
+    pub fn guard(self: &Arc<Self>, members: SlotSet, only: bool) {
+        self.drive([Event::Guard { members, only }]);
+    }
+
+    /// Holds requests back ([`Event::Hold`]).
+    pub fn hold(self: &Arc<Self>, hold: Hold) {
+        self.drive([Event::Hold(hold)]);
     }
 
     /// What the own leg's disk could hold, as it is now.

@@ -1,0 +1,73 @@
+//! `quorum` and `on-no-quorum`: how many nodes have to be there for a mirror to be used.
+
+use super::fields::{Fields, Key};
+use super::mirror::Backend;
+use super::problem::{Complaint, Problems, quoted};
+use crate::mirror::vote::Quorum;
+
+/// The keys of a mirror's file that are read here.
+pub(super) const QUORUM_KEYS: [Key; 2] = [
+    Key {
+        name: "quorum",
+        example: "quorum = \"majority\"",
+    },
+    Key {
+        name: "on-no-quorum",
+        example: "on-no-quorum = \"suspend-io\"",
+    },
+];
+
+/// Reads them, for a mirror of so many nodes.
+pub(super) fn read(
+    fields: &Fields<'_>,
+    backend: Option<Backend>,
+    nodes: usize,
+    problems: &mut Problems,
+) -> Option<Quorum> {
+    let majority = nodes / 2 + 1;
+    let need = match fields.is_number("quorum") {
+        true => fields
+            .number::<u8>("quorum", 1..=8, problems)
+            .map(|at| (usize::from(at.value), at.place)),
+        false => {
+            let taken = fields.text("quorum", problems, |text| match text {
+                "off" => Ok(0),
+                "majority" => Ok(majority),
+                "all" => Ok(nodes),
+                _ => Err(Complaint::new(
+                    format!("quorum {} is not known", quoted(text)),
+                    "write \"off\" or \"majority\" or \"all\" or a number of nodes",
+                )),
+            });
+            taken.map(|at| (at.value, at.place))
+        }
+    };
+    let words = [("suspend-io", false), ("io-error", true)];
+    let fail = fields.word("on-no-quorum", &words, problems);
+    let (need, place) = need?;
+    let complaint = match backend {
+        _ if need == 0 => return None,
+        Some(Backend::Md) => Some((
+            "quorum is not built for backend \"md\": the kernel can't hold answers back while the nodes vote".to_owned(),
+            "write backend = \"embedded\", or quorum = \"off\"".to_owned(),
+        )),
+        _ if need < majority => Some((
+            format!("quorum {need} is not more than half of {nodes} nodes: both halves could go on"),
+            format!("write \"majority\", or {majority} to {nodes}"),
+        )),
+        _ if need > nodes => Some((
+            format!("quorum {need} is more than the {nodes} nodes of this mirror"),
+            format!("write \"majority\", or {majority} to {nodes}"),
+        )),
+        _ => None,
+    };
+    if let Some((what, instead)) = complaint {
+        problems.note(&place, Complaint::new(what, instead));
+        return None;
+    }
+    Some(Quorum {
+        need,
+        nodes,
+        fail: fail.is_some_and(|at| at.value),
+    })
+}

@@ -1,0 +1,58 @@
+//! The keys for a quorum.
+
+use super::*;
+use crate::mirror::vote::Quorum;
+
+#[test]
+fn a_quorum_is_more_than_half_of_the_nodes_and_needs_the_embedded_engine() {
+    let three = format!("{NODES}{}", node("s3", "10.0.0.3", "/dev/b", ""));
+    let with = |line: &str| {
+        let text = mirror("a", 0, &format!("{line}{three}"));
+        text.replace("\"md\"", "\"embedded\"")
+    };
+    let read = |line: &str| {
+        let config = read(&[("a.toml", &with(line))]).unwrap();
+        let a = &config.mirrors[&Tag::new("a").unwrap()];
+        a.settings("s1", &config.parameters).unwrap().quorum
+    };
+    let quorum = |need, fail| {
+        Some(Quorum {
+            need,
+            nodes: 3,
+            fail,
+        })
+    };
+    assert_eq!(read(""), None);
+    assert_eq!(read("quorum = 'off'"), None);
+    assert_eq!(read("quorum = 'majority'"), quorum(2, false));
+    assert_eq!(
+        read("quorum = 'all'\non-no-quorum = 'io-error'"),
+        quorum(3, true)
+    );
+    assert_eq!(
+        read("quorum = 2\non-no-quorum = 'suspend-io'"),
+        quorum(2, false)
+    );
+    for (line, expected) in [
+        (
+            "quorum = 1",
+            "4:10: quorum 1 is not more than half of 3 nodes: both halves could go on; write \"majority\", or 2 to 3",
+        ),
+        (
+            "quorum = 4",
+            "4:10: quorum 4 is more than the 3 nodes of this mirror; write \"majority\", or 2 to 3",
+        ),
+        (
+            "quorum = 'most'",
+            "4:10: quorum \"most\" is not known; write \"off\" or \"majority\" or \"all\" or a number of nodes",
+        ),
+    ] {
+        assert_eq!(told(&with(line)), expected, "{line}");
+    }
+    let md = mirror("a", 0, &format!("quorum = 'majority'{NODES}"));
+    assert_eq!(
+        told(&md),
+        "4:10: quorum is not built for backend \"md\": the kernel can't hold answers back while the nodes vote; \
+         write backend = \"embedded\", or quorum = \"off\""
+    );
+}

@@ -1,0 +1,130 @@
+//! Quorum with real daemons: whoever is cut off answers nothing, and is not put in service; no split brain comes of it.
+
+use std::thread;
+
+use netraid::api::document::{Mirror, Order};
+
+use crate::application::Application;
+use crate::cable::Cable;
+use crate::cluster::{Cluster, MIB, Options};
+
+fn voting(keys: &str) -> Cluster {
+    Cluster::with(
+        3,
+        Options {
+            keys: format!("quorum = \"majority\"\n{keys}"),
+            ..Options::default()
+        },
+    )
+}
+
+fn requests(wanted: &'static str) -> impl Fn(&Mirror) -> bool {
+    move |mirror| {
+        let quorum = mirror.quorum.as_ref();
+        quorum.is_some_and(|quorum| quorum.requests == wanted)
+    }
+}
+
+#[test]
+fn a_source_that_is_cut_off_answers_nothing_while_a_majority_goes_on_and_becomes_a_target_by_itself()
+ {
+    let cluster = voting("").mirrored();
+    let [server1, server2, server3] = [&cluster.nodes[0], &cluster.nodes[1], &cluster.nodes[2]];
+    let mut application = cluster.application(0);
+    application.write(0..MIB);
+
+    // One target away: a majority votes for going on without it.
+    cluster.cut(0, 2, Cable::Reset);
+    cluster.cut(1, 2, Cable::Reset);
+    server1.sees(&["Source", "Target", "Unknown"]);
+    application.write(MIB..2 * MIB);
+    server3.refused(&Order::Restore, "no quorum: 1 of 3");
+    server3.refused(&Order::Force, "no quorum");
+    cluster.join(0, 2);
+    cluster.join(1, 2);
+    server1.sees(&["Source", "Target", "Target"]);
+
+    // Cut off from both: what is written waits.
+    cluster.cut(0, 1, Cable::Reset);
+    cluster.cut(0, 2, Cable::Reset);
+    let socket = server1.device("data");
+    let writer = thread::spawn(move || {
+        let link = Application::open(&socket).unwrap();
+        let command = nbd_protocol::command::Command::Write {
+            offset: 0,
+            data: vec![0xee; 4096].into(),
+            fua: false,
+        };
+        let answer = link.run(command, crate::node::PATIENCE);
+        link.close();
+        answer
+    });
+    let mirror = server1.wait_for("that requests wait", requests("suspended"));
+    assert!(mirror.nodes[0].why.contains("no quorum"), "{mirror:#?}");
+    assert!(
+        mirror
+            .problems
+            .iter()
+            .any(|problem| problem.contains("1 of 3 nodes")),
+        "{mirror:#?}"
+    );
+
+    // The majority goes on, without asking whether the old source is dead.
+    server2.done(&Order::Restore);
+    let waits = "Out of Sync (Wait for Previous Source)";
+    server2.sees(&["Unknown", "Source", waits]);
+    application.moves_to(server2.device("data"));
+    application.write(2 * MIB..3 * MIB);
+    assert!(
+        !writer.is_finished(),
+        "a write was answered without a quorum"
+    );
+
+    // It returns, has nothing that counts, and nobody has to decide anything.
+    cluster.join(0, 1);
+    cluster.join(0, 2);
+    server1.wait_told("superseded", "server2");
+    assert!(
+        !writer.is_finished(),
+        "a write was answered by a source that was overtaken"
+    );
+    server1.power_off();
+    assert!(writer.join().unwrap().is_err());
+    server1.boot();
+    for node in &cluster.nodes {
+        node.sees(&["Target", "Source", "Target"]);
+    }
+    assert!(!server2.told("split-brain", ""));
+    cluster.legs_equal(&[0, 1, 2]);
+    application.check(&server1.data());
+}
+
+#[test]
+fn requests_of_a_source_without_a_quorum_wait_or_fail_and_are_served_when_it_returns() {
+    for (keys, what) in [("", "suspended"), ("on-no-quorum = \"io-error\"", "failed")] {
+        let cluster = voting(keys).mirrored();
+        let server1 = &cluster.nodes[0];
+        let mut application = cluster.application(0);
+        application.begin(MIB);
+        application.goes_on(3);
+        cluster.cut(0, 1, Cable::Reset);
+        cluster.cut(0, 2, Cable::Reset);
+        server1.wait_for("no quorum", requests(what));
+        cluster.join(0, 1);
+        server1.wait_for("a quorum", requests("served"));
+        application.goes_on(3);
+        cluster.join(0, 2);
+        server1.sees(&["Source", "Target", "Target"]);
+        application.goes_on(3);
+        application.stop();
+        assert_eq!(
+            application.broken().is_empty(),
+            what == "suspended",
+            "{:?}",
+            application.broken()
+        );
+        server1.done(&Order::Remove);
+        cluster.legs_equal(&[0, 1, 2]);
+        application.check(&cluster.nodes[1].data());
+    }
+}
