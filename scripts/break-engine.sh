@@ -242,6 +242,14 @@ mistake 'p7 the application is not told of a write that failed on a leg that is 
     $engine/write.rs 'if let Some(Job::Write(write)) = self.jobs.get_mut(&job) { write.refused = true; } } else if' '} else if'
 mistake 'p8 a repair that failed counts as done' \
     $engine/io_errors.rs 'let Err(failure) = outcome else {' 'let Err(failure) = outcome.and(Err::<Answer, Failure>(Failure::new(Errno::EIO, ""))).or_else(|failure| if failure.why.is_empty() { Err(failure) } else { Ok(Answer::Done) }) else {'
+mistake 'n1 what waits for metadata is answered although requests are held back' \
+    $engine/write.rs 'if self.holds_back() { return; } let durable' 'let durable'
+mistake 'n2 what is done is answered although a leg has left that has to have it' \
+    $engine/write.rs 'self.commit.durable >= self.commit.answer_from && !self.holds_back()' 'self.commit.durable >= self.commit.answer_from'
+mistake 'n3 a guard forgets the legs before' \
+    $engine/hold.rs 'false => self.held.guard,' 'false => SlotSet::EMPTY,'
+mistake 'n4 what was held back is never taken up again' \
+    $engine/hold.rs 'for (request, command) in std::mem::take(&mut self.held.requests) { self.submit(request, command, effects); }' 'let _ = std::mem::take(&mut self.held.requests);'
 
 mistake 'n1 a piece that failed stays on the way' \
     $engine/resync.rs 'self.on_the_way = self.on_the_way.saturating_sub(length); if !written { return; }' \

@@ -252,6 +252,7 @@ prop_compose! {
         flags in 0_u32..128,
         discarded: u64,
         agreement: u32,
+        votes: [u8; 32],
         peers in proptest::collection::vec((any::<u64>(), 0_u32..64), 0..=MAX_PEERS),
     ) -> StateRecord {
         let peer = |(n, (bitmap, flags)): (usize, (u64, u32))| PeerState {
@@ -272,6 +273,7 @@ prop_compose! {
             flags: RecordFlags(flags),
             discarded: GenerationId(discarded),
             agreement,
+            votes,
             peers: peers.into_iter().enumerate().map(peer).collect(),
         }
     }

@@ -11,7 +11,7 @@ impl World {
     /// One step of a schedule.
     pub fn step(&mut self) {
         self.tally.steps += 1;
-        match self.random.below(200) {
+        match self.random.below(204) {
             0..=59 => self.ask(),
             60..=155 => {
                 for _ in 0..1 + self.random.below(6) {
@@ -32,6 +32,9 @@ impl World {
             198 if self.random.chance(40) => self.change_speed(),
             198 => self.hold(),
             _ => self.stop_and_start(),
+            198 => self.pause(),
+            199 => self.stop_and_start(),
+            _ => self.guard_or_hold(),
         }
         self.check();
     }

@@ -30,6 +30,7 @@ mod endings;
 mod faults;
 mod flights;
 mod pace;
+mod holds;
 mod random;
 mod runner;
 mod schedule;
@@ -89,6 +90,8 @@ fn expect_enough(schedules: u64, total: &Tally) {
         ("stops", total.stops),
         ("refusals", total.refusals),
         ("growths", total.growths),
+        ("writes and flushes answered under a guard", total.guarded),
+        ("events while requests are held back", total.held),
         ("digests", total.digests),
         ("verifies", total.verifies),
         ("rotten blocks", total.rot),

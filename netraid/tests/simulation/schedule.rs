@@ -34,6 +34,7 @@ pub fn run(seed: u64, trace: bool) -> Tally {
         }
         world.step();
     }
+    world.let_go();
     match world.random.below(100) {
         0..=11 => world.promote_a_stale_leg(),
         12..=14 => world.write_on_both_sides(),
@@ -67,6 +68,7 @@ pub fn run_until_moment(seed: u64, moment: u64, trace: bool) -> Tally {
             world.step();
         }
     }
+    world.let_go();
     world.heal_and_compare();
     world.tally()
 }

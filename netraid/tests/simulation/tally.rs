@@ -44,6 +44,10 @@ tally! {
     /// Mirrors written on two sides, one of which was discarded.
     discarded,
     stops,
+    /// Writes and flushes that were answered while some legs had to have them.
+    guarded,
+    /// Events while requests were held back.
+    held,
     /// Mirrors that became larger.
     growths,
     /// Verifies that came to an end.

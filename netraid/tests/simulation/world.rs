@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use nbd_protocol::command::Outcome;
-use netraid::raid1::engine::{Effect, Engine, Event, IdSource, RequestId, Settings, Shape};
+use netraid::raid1::engine::{Effect, Engine, Event, Hold, IdSource, RequestId, Settings, Shape};
 use netraid::raid1::leg::{LegState, Slot, SlotSet};
 
 use crate::application::Application;
@@ -54,6 +54,12 @@ pub struct World {
     pub broken: HashSet<u64>,
     /// The leg and the block that rots at this moment.
     pub rotten: Option<(usize, usize)>,
+    /// Legs that have to have what is answered.
+    pub guard: SlotSet,
+    /// What was ordered of requests.
+    pub hold: Hold,
+    /// Before and after the event that is being handled nothing may be answered with success.
+    pub held: bool,
     /// Events and operations so far: the moments at which the source can die.
     pub moments: u64,
     /// The moment at which everything stops, for the source to die.
@@ -115,6 +121,9 @@ impl World {
             written_to: vec![false; slots],
             parted: vec![vec![false; room as usize]; slots],
             rotten: None,
+            guard: SlotSet::EMPTY,
+            hold: Hold::No,
+            held: false,
             moments: 0,
             last_moment,
         };
@@ -242,6 +251,7 @@ impl World {
                 .expect_at_least(block, value, floor, "after a start");
         }
         self.application.told_of_loss();
+        (self.guard, self.hold) = (SlotSet::EMPTY, Hold::No);
         self.engine = Some(engine);
         self.source = leg;
         self.stopped = false;
@@ -261,6 +271,7 @@ impl World {
         if self.engine.is_none() || !self.is_alive() {
             return;
         }
+        let held = self.is_held();
         let Some(mut engine) = self.engine.take() else {
             return;
         };
@@ -279,9 +290,12 @@ impl World {
             self.tally.growths += 1;
         }
         self.engine = Some(engine);
+        self.held = held && self.is_held();
+        self.tally.held += u64::from(self.held);
         for effect in effects {
             self.take_up(effect);
         }
+        self.held = false;
     }
 
     fn take_up(&mut self, effect: Effect) {
@@ -314,6 +328,7 @@ impl World {
     fn answer(&mut self, request: RequestId, outcome: &Outcome) {
         self.note(|| format!("  answer to {request}: {outcome:?}"));
         let learned = self.application.answered(request, outcome);
+        self.check_held(&learned);
         self.check_promise(&learned);
     }
 

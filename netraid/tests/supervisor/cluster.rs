@@ -444,6 +444,13 @@ impl Cluster {
                 self.given_up_by_policy(node, *peer, judgement);
             }
         }
+        let guarded = |action: &Action| matches!(action, Action::Guard { .. } | Action::Hold(_));
+        let guards = actions.iter().take_while(|action| guarded(action)).count();
+        assert_eq!(
+            guards,
+            actions.iter().filter(|action| guarded(action)).count(),
+            "quorum: the array hears of it after others: {actions:?}"
+        );
         let accepted = !actions
             .iter()
             .any(|action| matches!(action, Action::Refuse(_)));
