@@ -249,7 +249,10 @@ mistake 'n2 what is done is answered although a leg has left that has to have it
 mistake 'n3 a guard forgets the legs before' \
     $engine/hold.rs 'false => self.held.guard,' 'false => SlotSet::EMPTY,'
 mistake 'n4 what was held back is never taken up again' \
-    $engine/hold.rs 'for (request, command) in std::mem::take(&mut self.held.requests) { self.submit(request, command, effects); }' 'let _ = std::mem::take(&mut self.held.requests);'
+    $engine/hold.rs 'self.take_up_held(effects); return;' 'return;'
+mistake 'n5 of the flushes that were held back only the first hears of a loss' \
+    $engine/hold.rs '(Some(failure), Command::Flush) => effects.push(Effect::Answer { request, outcome: Err(failure.clone()), }),' '' \
+    $engine/hold.rs 'true => self.untold.take(),' 'true => None,'
 
 mistake 'n1 a piece that failed stays on the way' \
     $engine/resync.rs 'self.on_the_way = self.on_the_way.saturating_sub(length); if !written { return; }' \

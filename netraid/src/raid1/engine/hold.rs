@@ -53,9 +53,7 @@ impl Engine {
                 return;
             }
             self.answer_held_writes(effects);
-            for (request, command) in std::mem::take(&mut self.held.requests) {
-                self.submit(request, command, effects);
-            }
+            self.take_up_held(effects);
             return;
         }
         let why = match self.held.hold {
@@ -75,6 +73,25 @@ impl Engine {
                 request,
                 outcome: Err(failure.clone()),
             });
+        }
+    }
+
+    fn take_up_held(&mut self, effects: &mut Vec<Effect>) {
+        let held = std::mem::take(&mut self.held.requests);
+        // A flush failed on the last leg in sync meanwhile, or before: every flush that waited is told.
+        let waits = |(_, command): &(RequestId, Command)| matches!(command, Command::Flush);
+        let lost = match held.iter().any(waits) {
+            true => self.untold.take(),
+            false => None,
+        };
+        for (request, command) in held {
+            match (&lost, &command) {
+                (Some(failure), Command::Flush) => effects.push(Effect::Answer {
+                    request,
+                    outcome: Err(failure.clone()),
+                }),
+                _ => self.submit(request, command, effects),
+            }
         }
     }
 }
