@@ -250,9 +250,8 @@ mistake 'n3 a guard forgets the legs before' \
     $engine/hold.rs 'false => self.held.guard,' 'false => SlotSet::EMPTY,'
 mistake 'n4 what was held back is never taken up again' \
     $engine/hold.rs 'self.take_up_held(effects); return;' 'return;'
-mistake 'n5 of the flushes that were held back only the first hears of a loss' \
-    $engine/hold.rs '(Some(failure), Command::Flush) => effects.push(Effect::Answer { request, outcome: Err(failure.clone()), }),' '' \
-    $engine/hold.rs 'true => self.untold.take(),' 'true => None,'
+mistake 'n5 flushes that were held back do not hear of a loss' \
+    $engine/hold.rs '(Some(failure), Command::Flush) => effects.push(Effect::Answer { request, outcome: Err(failure.clone()), }),' ''
 
 mistake 'n1 a piece that failed stays on the way' \
     $engine/resync.rs 'self.on_the_way = self.on_the_way.saturating_sub(length); if !written { return; }' \

@@ -15,6 +15,7 @@ impl World {
         self.note(|| "all faults are mended".into());
         self.errors = 0;
         self.feed(Event::PauseResync(false));
+        self.let_go();
         let quiet = |world: &World| !world.application.is_waiting() && world.flights.is_empty();
         self.run_until(quiet, "answered");
         if self.is_halted() {
@@ -87,6 +88,7 @@ impl World {
         for _ in 0..100 {
             self.ask();
             let quiet = |world: &World| !world.application.is_waiting();
+            self.let_go();
             self.run_until(quiet, "answered");
             if self.application.acknowledged_writes > before {
                 break;
