@@ -175,6 +175,7 @@ impl Machine {
     pub(super) fn keep_quorum(&mut self, out: &mut Vec<Action>) -> Vec<Action> {
         let mut first = Vec::new();
         let Some(quorum) = self.settings.quorum else {
+            self.quorum_switched_off(out);
             return first;
         };
         match self.service {
@@ -183,6 +184,25 @@ impl Machine {
             Service::Out | Service::Stopping => {}
         }
         first
+    }
+
+    /// The array of a mirror that has no quorum any more waits for nobody.
+    fn quorum_switched_off(&mut self, out: &mut Vec<Action>) {
+        if self.service == Service::In && self.memory.vote.view.is_some() {
+            self.memory.vote = Vote {
+                unvoted: true,
+                ..Vote::default()
+            };
+            self.memory.lost_quorum = false;
+            let members = NodeSet::NONE;
+            out.extend([
+                Action::Guard {
+                    members,
+                    only: true,
+                },
+                Action::Hold(Hold::No),
+            ]);
+        }
     }
 
     fn seek_votes(&mut self, quorum: Quorum, out: &mut Vec<Action>) {
