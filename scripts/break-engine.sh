@@ -242,17 +242,16 @@ mistake 'p7 the application is not told of a write that failed on a leg that is 
     $engine/write.rs 'if let Some(Job::Write(write)) = self.jobs.get_mut(&job) { write.refused = true; } } else if' '} else if'
 mistake 'p8 a repair that failed counts as done' \
     $engine/io_errors.rs 'let Err(failure) = outcome else {' 'let Err(failure) = outcome.and(Err::<Answer, Failure>(Failure::new(Errno::EIO, ""))).or_else(|failure| if failure.why.is_empty() { Err(failure) } else { Ok(Answer::Done) }) else {'
-mistake 'n1 what waits for metadata is answered although requests are held back' \
+mistake 'r1 what waits for metadata is answered although requests are held back' \
     $engine/write.rs 'if self.holds_back() { return; } let durable' 'let durable'
-mistake 'n2 what is done is answered although a leg has left that has to have it' \
+mistake 'r2 what is done is answered although a leg has left that has to have it' \
     $engine/write.rs 'self.commit.durable >= self.commit.answer_from && !self.holds_back()' 'self.commit.durable >= self.commit.answer_from'
-mistake 'n3 a guard forgets the legs before' \
+mistake 'r3 a guard forgets the legs before' \
     $engine/hold.rs 'false => self.held.guard,' 'false => SlotSet::EMPTY,'
-mistake 'n4 what was held back is never taken up again' \
+mistake 'r4 what was held back is never taken up again' \
     $engine/hold.rs 'self.take_up_held(effects); return;' 'return;'
-mistake 'n5 flushes that were held back do not hear of a loss' \
+mistake 'r5 flushes that were held back do not hear of a loss' \
     $engine/hold.rs '(Some(failure), Command::Flush) => effects.push(Effect::Answer { request, outcome: Err(failure.clone()), }),' ''
-
 mistake 'n1 a piece that failed stays on the way' \
     $engine/resync.rs 'self.on_the_way = self.on_the_way.saturating_sub(length); if !written { return; }' \
     'if !written { return; } self.on_the_way = self.on_the_way.saturating_sub(length);'

@@ -22,8 +22,8 @@ mod parameters;
 mod policies;
 mod ports;
 mod problem;
-mod resync;
 mod quorum;
+mod resync;
 mod source;
 
 use std::collections::BTreeMap;

@@ -25,14 +25,12 @@ impl World {
             190..=191 => self.target_loses_power(),
             192..=195 => self.crash_source(),
             196 if self.random.chance(60) => self.verify(),
-            196 => self.hold(),
+            196 => self.hold_resync(),
             197 => self.replace_a_disk(),
             198 if self.random.chance(40) => self.grow(),
             198 if self.random.chance(60) => self.verify(),
             198 if self.random.chance(40) => self.change_speed(),
-            198 => self.hold(),
-            _ => self.stop_and_start(),
-            198 => self.pause(),
+            198 => self.hold_resync(),
             199 => self.stop_and_start(),
             _ => self.guard_or_hold(),
         }
@@ -398,7 +396,7 @@ impl World {
                 11..=12 => self.pass_time(),
                 13 => self.connect_a_leg(),
                 14 => self.cut_a_link(),
-                _ => self.hold(),
+                _ => self.hold_resync(),
             }
             self.check();
         }

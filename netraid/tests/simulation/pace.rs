@@ -26,7 +26,7 @@ impl World {
         });
     }
 
-    pub fn hold(&mut self) {
+    pub fn hold_resync(&mut self) {
         let paused = self.random.chance(50);
         self.note(|| format!("resync paused: {paused}"));
         self.feed(Event::PauseResync(paused));

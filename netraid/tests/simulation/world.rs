@@ -59,7 +59,7 @@ pub struct World {
     /// What was ordered of requests.
     pub hold: Hold,
     /// Before and after the event that is being handled nothing may be answered with success.
-    pub held: bool,
+    pub silent: bool,
     /// Events and operations so far: the moments at which the source can die.
     pub moments: u64,
     /// The moment at which everything stops, for the source to die.
@@ -123,7 +123,7 @@ impl World {
             rotten: None,
             guard: SlotSet::EMPTY,
             hold: Hold::No,
-            held: false,
+            silent: false,
             moments: 0,
             last_moment,
         };
@@ -290,12 +290,12 @@ impl World {
             self.tally.growths += 1;
         }
         self.engine = Some(engine);
-        self.held = held && self.is_held();
-        self.tally.held += u64::from(self.held);
+        self.silent = held && self.is_held();
+        self.tally.held += u64::from(self.silent);
         for effect in effects {
             self.take_up(effect);
         }
-        self.held = false;
+        self.silent = false;
     }
 
     fn take_up(&mut self, effect: Effect) {

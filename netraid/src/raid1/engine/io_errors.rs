@@ -298,7 +298,7 @@ impl Engine {
         }
         repair.holding = true;
         let chunks = self.shape.chunks_of(repair.offset, repair.length);
-        let durable = self.hold(chunks);
+        let durable = self.hold_bits(chunks);
         if self.clean {
             self.clean = false;
             self.clean_changed();

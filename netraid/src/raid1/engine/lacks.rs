@@ -21,7 +21,7 @@ pub(super) struct Departure {
 
 impl Engine {
     /// A write to these chunks is about to be sent to some legs, or to none; says whether all their bits are durable already.
-    pub(super) fn hold(&mut self, chunks: std::ops::Range<u64>) -> bool {
+    pub(super) fn hold_bits(&mut self, chunks: std::ops::Range<u64>) -> bool {
         self.all_may_lack(chunks.clone());
         self.intent.hold(chunks)
     }

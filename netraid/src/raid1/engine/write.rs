@@ -84,7 +84,7 @@ impl Engine {
         }
         write.holding = true;
         let chunks = self.shape.chunks_of(write.offset, write.length);
-        let durable = self.hold(chunks.clone());
+        let durable = self.hold_bits(chunks.clone());
         if !durable && self.in_sync().count() == self.legs.len() {
             // Not while a leg is away: after a restart of this process every bit is copied to it.
             let group = self.commit.pace.group(self.now);
