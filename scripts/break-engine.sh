@@ -199,12 +199,10 @@ mistake 'q1 what is written while a leg is away is not noted for it' \
     'for leg in self.legs.iter_mut().filter(|leg| leg.state != LegState::Absent) { for chunk'
 mistake 'q2 a flush counts for a leg that came after it had begun' \
     $engine/lacks.rs 'for slot in legs.iter() {' 'for slot in legs.or(self.receiving()).iter() {'
-mistake 'q3 what the last leg may have lost is not noted for the others' \
-    $engine/copy.rs 'leg.lacks.unite(chunks);' ''
-mistake 'q4 a leg that was not in sync comes back as it went' \
+mistake 'q3 a leg that was not in sync comes back as it went' \
     $engine/lacks.rs 'self.can_take_over(slot).then_some(Departure {' 'Some(Departure {' \
     $engine/lacks.rs 'image.is_consistent() && image.record.generations.current == departure.generation' 'let _ = departure; true'
-mistake 'q5 a leg that comes back gets what was written last alone' \
+mistake 'q4 a leg that comes back gets what was written last alone' \
     $engine/attach.rs 'lacks: dirty.clone(),' 'lacks: ChunkSet::empty(chunks),'
 mistake 'k  a stopped mirror still writes metadata' \
     netraid/src/raid1/engine.rs 'if self.stopped { return refuse(event, effects); }' ''

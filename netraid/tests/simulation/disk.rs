@@ -87,6 +87,23 @@ impl Disk {
         self.superblock = Some(image.superblock);
     }
 
+    /// A node that is the source elsewhere has marked the disk, and then written to these chunks.
+    pub fn begin_foreign_resync(&mut self, chunks: Vec<u64>, content: u32) {
+        self.record.consistent = false;
+        if let Some(superblock) = &mut self.superblock {
+            superblock.recovering = true;
+        }
+        for chunk in chunks {
+            self.bits[(chunk / 8) as usize] |= 1 << (chunk % 8);
+            let from = chunk * self.shape.chunk / BLOCK;
+            let end = ((chunk + 1) * self.shape.chunk).min(self.shape.size) / BLOCK;
+            for block in from as usize..end as usize {
+                (self.cache[block], self.stable[block]) = (content, content);
+                self.lost[block] = false;
+            }
+        }
+    }
+
     /// What a node reads when it opens the disk; `None` while it is blank.
     pub fn image(&self) -> Option<LegImage> {
         let superblock = self.superblock.clone()?;

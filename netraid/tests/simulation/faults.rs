@@ -26,7 +26,8 @@ impl World {
             192..=195 => self.crash_source(),
             196 if self.random.chance(60) => self.verify(),
             196 => self.hold_resync(),
-            197 => self.replace_a_disk(),
+            197 if self.random.chance(25) => self.replace_a_disk(),
+            197 => self.another_node_copies_to_a_leg(),
             198 if self.random.chance(40) => self.grow(),
             198 if self.random.chance(60) => self.verify(),
             198 if self.random.chance(40) => self.change_speed(),
@@ -256,6 +257,22 @@ impl World {
         self.forgetful[leg] = false;
         self.excused[leg] = false;
         self.tally.replacements += 1;
+    }
+
+    /// Another node has been the source of a leg that is away, for the beginning of a resync.
+    fn another_node_copies_to_a_leg(&mut self) {
+        let leg = self.any_leg();
+        let needed = !self.in_sync().iter().any(|other| self.is_newest(*other));
+        let away = leg != self.source && self.state(leg) == LegState::Absent;
+        if !away || needed || self.disks[leg].image().is_none() {
+            return;
+        }
+        self.note(|| format!("another node copies to leg {leg}"));
+        self.take_flights_to(leg);
+        self.disconnect(leg);
+        let chunks = (0..self.disks[leg].shape().chunks()).filter(|_| self.random.chance(30));
+        self.disks[leg].begin_foreign_resync(chunks.collect(), junk(leg));
+        self.tally.foreign_resyncs += 1;
     }
 
     /// The source dies; another node, or the same, takes over.

@@ -90,6 +90,7 @@ fn expect_enough(schedules: u64, total: &Tally) {
         ("stops", total.stops),
         ("refusals", total.refusals),
         ("growths", total.growths),
+        ("resyncs by other nodes", total.foreign_resyncs),
         ("writes and flushes answered under a guard", total.guarded),
         ("events while requests are held back", total.held),
         ("digests", total.digests),

@@ -37,6 +37,8 @@ tally! {
     refusals,
     /// Blank disks put in the place of others.
     replacements,
+    /// Legs that another node began to copy to while they were away.
+    foreign_resyncs,
     /// Legs with data of the mirror that had to be copied in full.
     full_resyncs,
     /// Legs removed, copied in full or overwritten on order.

@@ -324,7 +324,7 @@ impl Engine {
     /// A leg that had missed nothing so far says on its disk that it is consistent. It must not any more when the first
     /// piece reaches it, or a crash in between would leave it of two times and startable: it gets new metadata first.
     pub(super) fn copy_again(&mut self, chunks: &crate::raid1::chunks::ChunkSet) {
-        // Those that are away miss what is there now, too; and that is not what was flushed.
+        // Those that are away may miss what is there now, too, if a flush that succeeded earlier did not tell the truth either.
         for leg in &mut self.legs {
             leg.lacks.unite(chunks);
         }

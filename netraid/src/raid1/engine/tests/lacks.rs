@@ -89,3 +89,19 @@ fn what_a_leg_may_have_lost_is_kept_for_all_until_the_others_are_of_a_newer_gene
     bench.pass(20_000);
     assert_eq!((lacks(&bench, 1), lacks(&bench, 2)), (1, 0));
 }
+
+/// More than is needed, if the disk told the truth when it was flushed before; a disk that fails flushes need not have.
+#[test]
+fn what_the_last_leg_does_not_answer_for_any_more_is_copied_to_whoever_comes_back() {
+    let mut bench = three();
+    bench.lose(2);
+    bench.write(1, 3);
+    bench.finish();
+    bench.pass(20_000);
+    bench.lose(1);
+    assert_eq!((lacks(&bench, 1), lacks(&bench, 2)), (0, 1));
+    bench.ask(2, Command::Flush);
+    bench.end("flush 0", eio("it is broken"));
+    assert!(bench.failed(2));
+    assert_eq!((lacks(&bench, 1), lacks(&bench, 2)), (1, 1));
+}
