@@ -23,7 +23,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::mirror::generation::{Generation, Generations};
-use crate::raid1::engine::Control;
+use crate::raid1::engine::{Control, OnCongestion};
 use crate::status::{LegStatus, Status, word};
 
 /// A way to run mirrors.
@@ -192,8 +192,8 @@ pub struct Streams {
     pub nodes: Vec<String>,
     /// Most bytes on the way to each of them whose writes are answered already; `None` for the default.
     pub send_buffer: Option<u64>,
-    /// Give one up when more bytes are on the way to it; `None`: writes wait.
-    pub disconnect_above: Option<u64>,
+    /// What becomes of one to which too much is on its way.
+    pub on_congestion: OnCongestion,
 }
 
 /// Which leg to add.
@@ -322,6 +322,9 @@ pub struct NodeState {
     /// Bytes that were answered or are about to be and that it does not have yet, if it is written asynchronously.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub behind_bytes: Option<u64>,
+    /// Whether the mirror was pulled ahead of it because of congestion.
+    #[serde(default)]
+    pub left_behind: bool,
     /// Why it is out, or was last, or needed a full resync.
     pub reason: Option<String>,
 }
@@ -341,6 +344,7 @@ impl NodeState {
             percent: percent.filter(|_| state == Part::Resyncing),
             missing_bytes: leg.missing_bytes,
             behind_bytes: leg.behind_bytes,
+            left_behind: leg.left_behind,
             reason: leg.reason.clone(),
         }
     }

@@ -66,7 +66,9 @@ fn leg(slot: Slot, node: String, disk: &str, engine: &Engine, keepers: &Keepers)
         .is_some_and(|reason| reason.starts_with("split brain"));
     let paused = engine.progress().is_some_and(|progress| progress.paused);
     let connected = matches!(&reason, Some(reason) if reason.contains("disk is blank"));
+    let left_behind = engine.is_behind(slot);
     let status = match state {
+        LegState::Absent if left_behind => word::OUT_OF_SYNC,
         LegState::InSync if local => word::SOURCE,
         LegState::InSync if engine.can_take_over(slot) => word::TARGET,
         // For the moment until its disk says so too.
@@ -78,6 +80,7 @@ fn leg(slot: Slot, node: String, disk: &str, engine: &Engine, keepers: &Keepers)
         LegState::Absent => word::UNKNOWN,
     };
     let disk_state = match state {
+        LegState::Absent if left_behind => "Consistent",
         LegState::InSync => "UpToDate",
         LegState::Resync | LegState::Attaching | LegState::Finishing => "Inconsistent",
         LegState::Absent if local => "Outdated",
@@ -102,7 +105,10 @@ fn leg(slot: Slot, node: String, disk: &str, engine: &Engine, keepers: &Keepers)
         failed_bytes: io.failed,
         damaged: keepers.damaged(slot),
         no_digests: engine.no_digests(slot).map(str::to_owned),
-        behind_bytes: engine.behind(slot).filter(|_| state != LegState::Absent),
+        behind_bytes: engine
+            .behind(slot)
+            .filter(|_| state != LegState::Absent || left_behind),
+        left_behind,
     }
 }
 

@@ -64,7 +64,7 @@ pub struct LegStatus {
     pub location: String,
     /// One of the words of [`word`].
     pub status: String,
-    /// `UpToDate`, `Inconsistent`, `Outdated` or `DUnknown`.
+    /// `UpToDate`, `Inconsistent`, `Consistent` (left behind), `Outdated` or `DUnknown`.
     pub disk: String,
     /// Why it was expelled or refused last, or why it needs a full resync.
     pub reason: Option<String>,
@@ -77,6 +77,10 @@ pub struct LegStatus {
     /// Bytes of writes that it does not have yet, if it is written asynchronously (protocol A).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub behind_bytes: Option<u64>,
+    /// Whether the mirror was pulled ahead of it because of congestion (`on-congestion = "pull-ahead"`): it gets what is on
+    /// its way, is of one moment, and is resynced when that is there.
+    #[serde(default)]
+    pub left_behind: bool,
     /// Bytes under marks that a verify made because the leg differs there, until they are copied.
     #[serde(default)]
     pub differing_bytes: u64,

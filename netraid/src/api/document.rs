@@ -131,6 +131,10 @@ pub struct Node {
     pub percent: Option<u8>,
     /// Bytes that it does not have yet, while it is a target that is written asynchronously (protocol A).
     pub behind_bytes: Option<u64>,
+    /// Whether the mirror was pulled ahead of it because of congestion (bsr: Ahead here, Behind there): it gets what is on its
+    /// way, and what it missed afterwards.
+    #[serde(default)]
+    pub left_behind: bool,
     /// Why it is as it is: one sentence, without a full stop.
     pub why: String,
     /// What it waits for.

@@ -20,6 +20,7 @@ use super::{
     Added, Array, ArrayError, ArrayStatus, Backend, NewLeg, Speed, Start, VerifyRequest, Watch,
 };
 use crate::control::{self, ControlError, Order, Request, Response, Told};
+use crate::raid1::engine::OnCongestion;
 use watch::EmbeddedWatch;
 
 /// The embedded engine on this machine.
@@ -89,8 +90,14 @@ impl Backend for Embedded {
         if let Some(bytes) = start.streams.send_buffer {
             command.arg("--sndbuf-size").arg(bytes.to_string());
         }
-        if let Some(bytes) = start.streams.disconnect_above {
-            command.arg("--disconnect-above").arg(bytes.to_string());
+        let congestion = match start.streams.on_congestion {
+            OnCongestion::Block => None,
+            OnCongestion::Disconnect(bytes) => Some(("disconnect", bytes)),
+            OnCongestion::PullAhead(bytes) => Some(("pull-ahead", bytes)),
+        };
+        if let Some((policy, bytes)) = congestion {
+            command.args(["--on-congestion", policy]);
+            command.arg("--congestion-fill").arg(bytes.to_string());
         }
         if start.care.integrity {
             command.args(["--data-integrity-alg", "crc32"]);

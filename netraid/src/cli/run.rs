@@ -10,7 +10,7 @@ use nix::sys::signal::{SigSet, Signal};
 
 use super::exit::Exit;
 use super::run_dir;
-use crate::raid1::engine::{IO_ERROR_LIMIT, Settings};
+use crate::raid1::engine::{IO_ERROR_LIMIT, OnCongestion, Settings};
 use crate::run::{Plan, RunError, Running};
 
 /// Runs a mirror in the foreground, from this node's leg, until SIGTERM or Ctrl-C.
@@ -73,9 +73,14 @@ pub(super) struct Arguments {
     #[arg(long, default_value = "10M", value_name = "SIZE", value_parser = super::size::parse)]
     sndbuf_size: u64,
 
-    /// Give up an asynchronous node when more bytes are on the way to it, instead of letting writes wait
+    /// When too much is on the way to an asynchronous node: let writes wait for room in its send buffer, cut it off, or let it
+    /// have what is on the way and leave it behind until that is there; it gets what it missed afterwards
+    #[arg(long, default_value = "block", value_name = "POLICY", value_parser = ["block", "disconnect", "pull-ahead"])]
+    on_congestion: String,
+
+    /// How many bytes on the way are too much; unless given, more than the send buffer holds
     #[arg(long, value_name = "SIZE", value_parser = super::size::parse)]
-    disconnect_above: Option<u64>,
+    congestion_fill: Option<u64>,
 
     /// What to do when this node's leg fails a write: give it up, or tell the application and keep it
     #[arg(long, default_value = "detach", value_name = "POLICY", value_parser = ["detach", "pass-through"])]
@@ -96,6 +101,15 @@ pub(super) struct Arguments {
     /// Connect no target but on order, and take none back that was lost (netraidd starts mirrors so)
     #[arg(long, conflicts_with = "targets")]
     supervised: bool,
+}
+
+fn on_congestion(arguments: &Arguments) -> OnCongestion {
+    let above = arguments.congestion_fill.unwrap_or(arguments.sndbuf_size);
+    match arguments.on_congestion.as_str() {
+        "disconnect" => OnCongestion::Disconnect(above),
+        "pull-ahead" => OnCongestion::PullAhead(above),
+        _ => OnCongestion::Block,
+    }
 }
 
 pub(super) fn perform(arguments: &Arguments) -> Result<(), Exit> {
@@ -119,7 +133,7 @@ pub(super) fn perform(arguments: &Arguments) -> Result<(), Exit> {
             clean_interval: arguments.clean_interval,
             compare: arguments.csums_alg != "none",
             send_buffer: arguments.sndbuf_size,
-            disconnect_above: arguments.disconnect_above,
+            on_congestion: on_congestion(arguments),
             pass_through: arguments.on_io_error == "pass-through",
             io_error_limit: arguments.io_error_limit,
             ..Settings::default()

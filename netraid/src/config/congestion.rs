@@ -4,13 +4,14 @@
 use super::fields::Fields;
 use super::mirror::{Backend, Protocol};
 use super::problem::{Complaint, Problems};
+use crate::raid1::engine::OnCongestion;
 
 /// What is configured of them, in bytes.
 #[derive(Debug, Default)]
 pub(super) struct Congestion {
     pub(super) send_buffer: Option<u64>,
-    /// With `on-congestion = "disconnect"`.
-    pub(super) disconnect_above: Option<u64>,
+    /// With how many bytes what happens.
+    pub(super) policy: OnCongestion,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -58,7 +59,7 @@ pub(super) fn read(
     let fill = fields.number::<u64>("congestion-fill", 64 << 10..=256 << 20, problems);
     let mut congestion = Congestion {
         send_buffer: size.as_ref().map(|at| at.value),
-        disconnect_above: None,
+        policy: OnCongestion::Block,
     };
     if backend == Some(Backend::Md) {
         let places = [
@@ -78,20 +79,14 @@ pub(super) fn read(
         return congestion;
     }
     let most = congestion.send_buffer.unwrap_or(SEND_BUFFER);
-    match &policy {
-        Some(at) if at.value == Policy::PullAhead => {
-            let what = "on-congestion \"pull-ahead\" is not built yet";
-            let instead =
-                "write \"block\", or \"disconnect\", after which only what is marked is copied";
-            problems.note(&at.place, Complaint::new(what, instead));
-        }
-        Some(at) if at.value == Policy::Disconnect => {
-            congestion.disconnect_above = Some(fill.as_ref().map_or(most, |fill| fill.value));
-        }
-        _ => {}
-    }
+    let above = fill.as_ref().map_or(most, |fill| fill.value);
+    congestion.policy = match policy.map(|at| at.value) {
+        Some(Policy::PullAhead) => OnCongestion::PullAhead(above),
+        Some(Policy::Disconnect) => OnCongestion::Disconnect(above),
+        Some(Policy::Block) | None => OnCongestion::Block,
+    };
     if let Some(fill) = &fill {
-        let disconnects = congestion.disconnect_above.is_some();
+        let blocks = congestion.policy == OnCongestion::Block;
         let complaint = match fill.value > most {
             true => Some((
                 format!(
@@ -99,9 +94,9 @@ pub(super) fn read(
                 ),
                 "write at most the size of the send buffer, sndbuf-size",
             )),
-            false if !disconnects => Some((
+            false if blocks => Some((
                 "congestion-fill has no meaning while writes wait for a full send buffer".into(),
-                "write on-congestion = \"disconnect\", or leave it out",
+                "write on-congestion = \"pull-ahead\" or \"disconnect\", or leave it out",
             )),
             false => None,
         };

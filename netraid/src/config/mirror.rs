@@ -20,6 +20,7 @@ use crate::mirror::machine::Settings;
 use crate::mirror::node::{Names, NodeId};
 use crate::mirror::policy::Policies;
 use crate::mirror::vote::Quorum;
+use crate::raid1::engine::OnCongestion;
 
 /// Nodes that a mirror may have: a source and seven targets.
 pub const MAX_NODES: usize = 8;
@@ -102,8 +103,8 @@ pub struct MirrorConfig {
     pub compare: bool,
     /// Most bytes on the way to a target under protocol A whose writes are answered already.
     pub send_buffer: Option<u64>,
-    /// A target under protocol A is given up when more bytes are on the way to it; `None`: writes wait.
-    pub disconnect_above: Option<u64>,
+    /// What becomes of a target under protocol A to which too much is on its way.
+    pub on_congestion: OnCongestion,
     /// `verify-rate`: most bytes a second that a verify reads of each leg; 0 for no bound.
     pub verify_rate: u64,
     /// `data-integrity-alg`: messages between the legs are followed by checksums.
@@ -159,7 +160,7 @@ impl MirrorConfig {
         crate::array::Streams {
             nodes: trailing.map(|node| node.name.to_string()).collect(),
             send_buffer: self.send_buffer,
-            disconnect_above: self.disconnect_above,
+            on_congestion: self.on_congestion,
         }
     }
 
@@ -323,7 +324,7 @@ pub(super) struct Draft {
     backend: Option<Backend>,
     protocol: Option<Protocol>,
     send_buffer: Option<u64>,
-    disconnect_above: Option<u64>,
+    on_congestion: OnCongestion,
     chunk_bytes: Option<u32>,
     bitmap: Option<bool>,
     policies: Policies,
@@ -412,7 +413,7 @@ pub(super) fn read(source: &Source, problems: &mut Problems) -> Option<Draft> {
         backend,
         protocol: protocol.map(|at| at.value),
         send_buffer: streams.send_buffer,
-        disconnect_above: streams.disconnect_above,
+        on_congestion: streams.policy,
         chunk_bytes,
         bitmap: bitmap.map(|at| at.value),
         policies,
@@ -556,7 +557,7 @@ impl Draft {
             device: self.device.map(|device| device.value),
             protocol,
             send_buffer: self.send_buffer,
-            disconnect_above: self.disconnect_above,
+            on_congestion: self.on_congestion,
             chunk_bytes: self.chunk_bytes.unwrap_or(parameters.chunk_bytes),
             bitmap: self.bitmap.unwrap_or(true),
             policies: self.policies,

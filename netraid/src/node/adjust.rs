@@ -314,7 +314,7 @@ fn changes(
     );
     free(
         "send buffers and congestion, from the next start on".into(),
-        (was.send_buffer, was.disconnect_above) != (is.send_buffer, is.disconnect_above),
+        (was.send_buffer, was.on_congestion) != (is.send_buffer, is.on_congestion),
     );
     free(
         format!(

@@ -129,6 +129,8 @@ pub struct Driver {
     rooms: [Option<LegRoom>; SLOTS],
     decided: [Option<Decided>; SLOTS],
     failures: [Option<String>; SLOTS],
+    /// Targets that the mirror was pulled ahead of, when the array was looked at last.
+    left_behind: NodeSet,
     /// Targets whose disk may be overwritten, as their `extend` said.
     overwrite: NodeSet,
     /// Nobody said that the parent resource is out of service.
@@ -232,6 +234,7 @@ impl Driver {
             rooms: Default::default(),
             decided: Default::default(),
             failures: Default::default(),
+            left_behind: NodeSet::NONE,
             overwrite: NodeSet::NONE,
             parents_up: true,
             problems: Problems::default(),
@@ -515,7 +518,8 @@ impl Driver {
     /// Legs that failed are tried again, less and less often.
     fn plan_retry(&mut self) {
         let standing = |wanted: Standing| {
-            let mut nodes = NodeId::all();
+            // Who was pulled ahead of is not taken back before it was let go.
+            let mut nodes = NodeId::all().filter(|node| !self.left_behind.contains(*node));
             nodes.any(|node| self.machine.standing(node) == wanted)
         };
         let failed = standing(Standing::Failed) && !standing(Standing::WaitsForQuickCheck);

@@ -102,6 +102,8 @@ pub enum LegState {
 pub struct View {
     /// The legs of the others, by slot.
     pub legs: Vec<(NodeId, LegState, Option<String>)>,
+    /// Of those that are out, the ones that the mirror was pulled ahead of.
+    pub left_behind: NodeSet,
     /// This node's own leg failed.
     pub own_leg_failed: bool,
     /// What people are shown.
@@ -521,7 +523,7 @@ impl Local {
 
 fn view(status: ArrayStatus, names: &[NodeName], own: NodeId) -> View {
     let mut legs = Vec::new();
-    let mut own_leg_failed = false;
+    let (mut own_leg_failed, mut left_behind) = (false, NodeSet::NONE);
     for leg in &status.nodes {
         let slot = names.iter().position(|name| name.as_str() == leg.node);
         let Some(node) = slot.and_then(|slot| NodeId::new(u8::try_from(slot).ok()?)) else {
@@ -533,6 +535,9 @@ fn view(status: ArrayStatus, names: &[NodeName], own: NodeId) -> View {
             Part::Resyncing => LegState::Resyncing(leg.percent.unwrap_or(0).min(99)),
             Part::Out => LegState::Out,
         };
+        if leg.left_behind {
+            left_behind = left_behind.with(node);
+        }
         match node == own {
             true => own_leg_failed = state == LegState::Out,
             false => legs.push((node, state, leg.reason.clone())),
@@ -540,6 +545,7 @@ fn view(status: ArrayStatus, names: &[NodeName], own: NodeId) -> View {
     }
     View {
         legs,
+        left_behind,
         own_leg_failed,
         status,
     }

@@ -9,6 +9,7 @@
 //! - a bit is dropped only by the cleaning cycle: no leg is absent, none still misses the chunk, and every leg was
 //!   flushed after the last write to the chunk ended.
 
+mod ahead;
 mod attach;
 mod clean;
 mod commit;
@@ -41,8 +42,8 @@ pub use attach::{Refusal, permitted};
 pub use compare::DIGESTS;
 pub(crate) use compare::differences;
 pub use interface::{
-    Effect, Event, Hold, IO_ERROR_LIMIT, IdSource, Joined, OperationId, RequestId, Settings, Shape,
-    Terms, Update,
+    Effect, Event, Hold, IO_ERROR_LIMIT, IdSource, Joined, OnCongestion, OperationId, RequestId,
+    Settings, Shape, Terms, Update,
 };
 pub use io_errors::IoErrors;
 pub use pace::Control;
@@ -84,6 +85,10 @@ struct Leg {
     suspect: crate::raid1::chunks::ChunkSet,
     /// What it has failed.
     failures: io_errors::Failures,
+    /// It is away, but what was on its way when it went still reaches it.
+    behind: Option<ahead::Behind>,
+    /// How long it was left behind.
+    patience: ahead::Patience,
 }
 
 type JobId = u64;
@@ -295,7 +300,7 @@ impl Engine {
     fn operation_done(&mut self, id: OperationId, outcome: Outcome, effects: &mut Vec<Effect>) {
         // Operations of an expelled leg were taken out with it; what they report later changes nothing.
         let Some(operation) = self.operations.remove(&id) else {
-            return;
+            return self.behind_got(id, &outcome, effects);
         };
         let slot = operation.slot;
         let moved = self.leave_stream(slot, operation.weight);
@@ -393,10 +398,11 @@ impl Engine {
             .chain(streams)
             .collect();
         for slot in late {
-            if self.state(slot) != LegState::Absent {
+            if self.state(slot) != LegState::Absent || self.is_behind(slot) {
                 self.leg_failed(slot, "did not answer in time".into(), effects);
             }
         }
+        self.tick_behind(effects);
         self.retry_repairs();
         self.tick_cleaning(effects);
     }

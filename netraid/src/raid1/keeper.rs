@@ -165,6 +165,9 @@ impl Keepers {
         if self.mirror.view(|view| view.engine.state(slot)) != LegState::Absent {
             return refused(format!("{} has a leg already", self.names[slot.number()]));
         }
+        if self.mirror.view(|view| view.engine.is_behind(slot)) {
+            return refused(order::is_behind(&self.names[slot.number()]));
+        }
         let link = self.open(slot, target).map_err(failed)?;
         if link.is_read_only() {
             return refused(format!("{target} is read-only"));

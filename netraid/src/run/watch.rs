@@ -90,6 +90,7 @@ fn changes(told: &Look, now: &Look) -> Vec<Event> {
                 percent: None,
                 missing_bytes: 0,
                 behind_bytes: None,
+                left_behind: false,
                 ..node.clone()
             }));
         }
@@ -167,6 +168,7 @@ mod tests {
             percent,
             missing_bytes: 0,
             behind_bytes: None,
+            left_behind: false,
             reason: None,
         }
     }

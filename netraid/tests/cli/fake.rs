@@ -126,6 +126,7 @@ pub(crate) fn data() -> Mirrors {
         address: format!("10.0.0.{}:10001", slot + 1),
         percent: (slot == 1).then_some(11),
         behind_bytes: None,
+        left_behind: false,
         why: why.into(),
         waits_for: (slot == 1).then(|| "the end of the resync".into()),
         command: (slot == 2).then(|| "netraid extend data server3".into()),

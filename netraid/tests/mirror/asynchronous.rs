@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use nbd_protocol::command::{Command, Outcome};
-use netraid::raid1::engine::Settings;
+use netraid::raid1::engine::{OnCongestion, Settings};
 use netraid::raid1::leg::{LegState, Slot, SlotSet};
 
 use crate::rig::{DISK, Node, Rig};
@@ -174,7 +174,7 @@ fn a_target_that_is_lost_with_writes_in_its_buffer_is_out_of_sync_by_those_chunk
 #[test]
 fn a_congested_target_is_given_up_if_that_is_configured_and_gets_what_it_missed() {
     let mut rig = rig();
-    rig.settings.disconnect_above = Some(BUFFER / 2);
+    rig.settings.on_congestion = OnCongestion::Disconnect(BUFFER / 2);
     let node = rig.start("one");
     let (server, disk) = rig.serve("two");
     node.extend(&rig, 1, "two");
@@ -206,4 +206,40 @@ fn a_congested_target_is_given_up_if_that_is_configured_and_gets_what_it_missed(
     node.stop();
     assert!(rig.data("one") == rig.data("two"));
     assert_eq!(log(&rig, "two"), count);
+}
+
+#[test]
+fn a_congested_target_is_left_behind_at_one_moment_and_gets_what_it_missed_when_it_has_what_was_on_its_way()
+ {
+    let mut rig = rig();
+    rig.settings.on_congestion = OnCongestion::PullAhead(BUFFER / 2);
+    let node = rig.start("one");
+    let (_server, disk) = rig.serve("two");
+    node.extend(&rig, 1, "two");
+    node.wait_for_no_dirty_bit();
+    let expulsions = || node.mirror.view(|view| view.engine.expulsions(target()));
+    let left_behind = || node.mirror.view(|view| view.engine.is_behind(target()));
+    let before = expulsions();
+    disk.hold_writes();
+    let mut sent = 0;
+    while !left_behind() {
+        sent += 1;
+        append(&node, sent).recv().unwrap().unwrap();
+    }
+    assert!(sent <= BUFFER / BLOCK, "{sent}");
+    // Without it: none of these is sent.
+    for number in sent + 1..=sent + 50 {
+        append(&node, number).recv().unwrap().unwrap();
+    }
+    node.flush();
+    assert!(left_behind(), "its connection is kept");
+    assert_eq!(expulsions(), before + 1, "one departure");
+    assert!(log(&rig, "two") < sent);
+    disk.work();
+    node.wait_for_state(1, LegState::InSync);
+    let end = node.mirror.view(|view| view.last_resync.clone()).unwrap();
+    assert!(end.copied < node.size() / 4, "{end:?}: only what is marked");
+    node.stop();
+    assert!(rig.data("one") == rig.data("two"));
+    assert_eq!(log(&rig, "two"), sent + 50);
 }

@@ -21,6 +21,7 @@ impl World {
         if self.is_halted() {
             self.crash_source();
         }
+        self.wait_for_who_is_behind();
         for leg in self.slots() {
             self.attach(leg);
         }
@@ -120,7 +121,7 @@ impl World {
         }
         let authority = self.newest();
         let behind = self.slots().find(|leg| {
-            self.state(*leg) == LegState::Absent
+            self.is_away(*leg)
                 && self.generation(*leg) != Generation::NONE
                 && *leg != authority
                 && self.generation(*leg) != self.generation(authority)

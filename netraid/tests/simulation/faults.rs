@@ -186,6 +186,7 @@ impl World {
         if self.engine.is_none() || self.is_halted() {
             return;
         }
+        self.wait_for_who_is_behind();
         for leg in self.slots() {
             self.attach(leg);
         }
@@ -197,6 +198,11 @@ impl World {
                     .all(|leg| matches!(world.state(leg), LegState::InSync | LegState::Absent))
         };
         self.run_until(settled, "settled");
+    }
+
+    pub fn wait_for_who_is_behind(&mut self) {
+        let caught_up = |world: &World| !world.slots().any(|leg| world.is_behind(leg));
+        self.run_until(caught_up, "let go after it had been behind");
     }
 
     fn cut_a_link(&mut self) {
@@ -247,7 +253,7 @@ impl World {
     fn replace_a_disk(&mut self) {
         let leg = self.any_leg();
         let needed = !self.in_sync().iter().any(|other| self.is_newest(*other));
-        if leg == self.source || self.state(leg) != LegState::Absent || needed {
+        if leg == self.source || !self.is_away(leg) || needed {
             return;
         }
         self.note(|| format!("leg {leg} gets a blank disk"));
@@ -263,7 +269,7 @@ impl World {
     fn another_node_copies_to_a_leg(&mut self) {
         let leg = self.any_leg();
         let needed = !self.in_sync().iter().any(|other| self.is_newest(*other));
-        let away = leg != self.source && self.state(leg) == LegState::Absent;
+        let away = leg != self.source && self.is_away(leg);
         if !away || needed || self.disks[leg].image().is_none() {
             return;
         }

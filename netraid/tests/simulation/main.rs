@@ -89,6 +89,7 @@ fn expect_enough(schedules: u64, total: &Tally) {
         ("finished resyncs", total.resyncs),
         ("stops", total.stops),
         ("refusals", total.refusals),
+        ("legs left behind", total.behind),
         ("growths", total.growths),
         ("resyncs by other nodes", total.foreign_resyncs),
         ("writes and flushes answered under a guard", total.guarded),

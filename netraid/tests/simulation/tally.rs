@@ -50,6 +50,8 @@ tally! {
     guarded,
     /// Events while requests were held back.
     held,
+    /// Legs that were left behind and let go when they had all that was on its way.
+    behind,
     /// Mirrors that became larger.
     growths,
     /// Verifies that came to an end.

@@ -3,7 +3,9 @@
 use std::collections::HashSet;
 
 use nbd_protocol::command::Outcome;
-use netraid::raid1::engine::{Effect, Engine, Event, Hold, IdSource, RequestId, Settings, Shape};
+use netraid::raid1::engine::{
+    Effect, Engine, Event, Hold, IdSource, OnCongestion, RequestId, Settings, Shape,
+};
 use netraid::raid1::leg::{LegState, Slot, SlotSet};
 
 use crate::application::Application;
@@ -165,6 +167,16 @@ impl World {
             .map_or(LegState::Absent, |engine| engine.state(slot(leg)))
     }
 
+    /// Away, and nothing is on its way to it any more that the engine waits for.
+    pub fn is_away(&self, leg: usize) -> bool {
+        self.state(leg) == LegState::Absent && !self.is_behind(leg)
+    }
+
+    pub fn is_behind(&self, leg: usize) -> bool {
+        let engine = self.engine.as_ref();
+        engine.is_some_and(|engine| engine.is_behind(slot(leg)))
+    }
+
     pub fn in_sync(&self) -> Vec<usize> {
         self.slots()
             .filter(|leg| self.state(*leg) == LegState::InSync)
@@ -207,8 +219,13 @@ impl World {
             control: self.random_control(),
             compare: self.random.chance(25),
             asynchronous: self.asynchronous,
-            disconnect_above: [None, None, None, Some(1200), Some(3000)]
-                [self.random.below(5) as usize],
+            on_congestion: [
+                OnCongestion::Block,
+                OnCongestion::Disconnect(1200),
+                OnCongestion::Disconnect(3000),
+                OnCongestion::PullAhead(1200),
+                OnCongestion::PullAhead(3000),
+            ][self.random.below(5) as usize],
             send_buffer: [0, 600, 1500, 6000, 1 << 20][self.random.below(5) as usize],
             pass_through: self.random.chance(40),
             io_error_limit: [0, 1, 3, 16][self.random.below(4) as usize],
@@ -316,6 +333,7 @@ impl World {
             Effect::Expel { slot, reason } => {
                 self.note(|| format!("{slot:?} is expelled: {reason}"));
                 assert!(!reason.is_empty(), "an expulsion has a reason");
+                self.tally.behind += u64::from(reason.starts_with("was behind"));
                 self.disconnect(slot.number());
             }
             Effect::Stopped => {

@@ -197,6 +197,7 @@ fn leg_status(
         reason,
         no_digests: None,
         behind_bytes: None,
+        left_behind: false,
         differing_bytes: 0,
         io_errors: 0,
         repaired_bytes: 0,

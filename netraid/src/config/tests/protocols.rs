@@ -1,6 +1,7 @@
 //! Protocols of mirrors and of single targets.
 
 use super::*;
+use crate::raid1::engine::OnCongestion;
 
 #[test]
 fn targets_may_have_protocols_of_their_own() {
@@ -24,7 +25,7 @@ fn targets_may_have_protocols_of_their_own() {
 }
 
 #[test]
-fn a_congested_target_is_waited_for_or_given_up() {
+fn a_congested_target_is_waited_for_given_up_or_left_behind() {
     let with = |lines: &str| {
         let text = format!(
             "tag = \"a\"\nnumber = 0\nbackend = \"embedded\"\nprotocol = \"A\"\n{lines}{NODES}"
@@ -32,17 +33,18 @@ fn a_congested_target_is_waited_for_or_given_up() {
         read(&[("a.toml", &text)])
     };
     let streams = |lines: &str| with(lines).unwrap().mirrors[&Tag::new("a").unwrap()].streams();
-    assert_eq!(streams("").disconnect_above, None);
-    assert_eq!(streams("on-congestion = 'block'").disconnect_above, None);
+    assert_eq!(streams("").on_congestion, OnCongestion::Block);
+    assert_eq!(
+        streams("on-congestion = 'block'").on_congestion,
+        OnCongestion::Block
+    );
     let given_up = streams("on-congestion = 'disconnect'\nsndbuf-size = 1048576");
-    assert_eq!(given_up.disconnect_above, Some(1 << 20));
+    assert_eq!(given_up.on_congestion, OnCongestion::Disconnect(1 << 20));
     let earlier = streams("on-congestion = 'disconnect'\ncongestion-fill = 65536");
-    assert_eq!(earlier.disconnect_above, Some(64 << 10));
+    assert_eq!(earlier.on_congestion, OnCongestion::Disconnect(64 << 10));
+    let behind = streams("on-congestion = 'pull-ahead'\ncongestion-fill = 65536");
+    assert_eq!(behind.on_congestion, OnCongestion::PullAhead(64 << 10));
     for (lines, words) in [
-        (
-            "on-congestion = 'pull-ahead'",
-            "a.toml:5:17: on-congestion \"pull-ahead\" is not built yet; write \"block\", or",
-        ),
         (
             "congestion-fill = 65536",
             "congestion-fill has no meaning while writes wait",

@@ -11,7 +11,7 @@ use super::{Broken, Driver, Input};
 use crate::api::document::Answer;
 use crate::mirror::event::{Boot, Event};
 use crate::mirror::machine::{Leg, Service};
-use crate::mirror::node::NodeId;
+use crate::mirror::node::{NodeId, NodeSet};
 use crate::node::local::LegState;
 
 /// Has the array looked at soon; however often it is rung meanwhile, that is one look.
@@ -58,6 +58,7 @@ impl Driver {
                 return Ok(());
             }
         };
+        self.note_left_behind(view.left_behind);
         if view.own_leg_failed && self.machine.has_own_leg() {
             self.tell("own-leg-failed", "this node's own leg failed".into());
             self.happen(Event::OwnLegFailed)?;
@@ -97,6 +98,28 @@ impl Driver {
             return Ok(());
         }
         Ok(())
+    }
+
+    /// Tells of targets that the mirror was pulled ahead of, and of those that are to catch up.
+    fn note_left_behind(&mut self, now: NodeSet) {
+        let before = std::mem::replace(&mut self.left_behind, now);
+        for node in NodeId::all() {
+            let name = self.names.node(node);
+            match (before.contains(node), now.contains(node)) {
+                (false, true) => {
+                    let what = format!(
+                        "the mirror pulls ahead of {name}, which gets what is on its way and is of one moment then"
+                    );
+                    self.tell("ahead", what);
+                }
+                (true, false) => {
+                    self.tell("behind", format!("{name} is to get what it missed"));
+                    self.pause = super::RETRY;
+                    self.retry = None;
+                }
+                _ => {}
+            }
+        }
     }
 
     /// Handles what waits.

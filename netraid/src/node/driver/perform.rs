@@ -156,6 +156,10 @@ impl Driver {
         rule: &'static str,
         discard: bool,
     ) {
+        if self.left_behind.contains(node) {
+            self.follow.push_back(Event::LegFailed(node));
+            return;
+        }
         let name = self.names.node(node);
         let Some(secret) = &self.tickets[node.slot()] else {
             let error = ArrayError::Failed(format!("{name} has told no way in"));

@@ -200,7 +200,10 @@ impl Driver {
                 member,
                 reachable,
                 status: self.machine.detailed_word(node).to_string(),
-                disk: self.disk_state(node).into(),
+                disk: match self.left_behind.contains(node) {
+                    true => "Consistent".into(),
+                    false => self.disk_state(node).into(),
+                },
                 device: self.about.disks.get(slot).cloned().unwrap_or_default(),
                 address: self.about.addresses.get(slot).cloned().unwrap_or_default(),
                 percent: match self.machine.leg(node) {
@@ -208,7 +211,12 @@ impl Driver {
                     _ => None,
                 },
                 behind_bytes: behind,
+                left_behind: self.left_behind.contains(node),
                 why: match (explanation, behind) {
+                    (Some(_), Some(bytes)) if self.left_behind.contains(node) => format!(
+                        "behind, since what was on its way to it was too much: {bytes} bytes of it are still to come; then, and \
+                         after some time, it gets what it missed"
+                    ),
                     (Some(explanation), Some(bytes)) => format!(
                         "{}; it is written asynchronously and {bytes} bytes behind",
                         explanation.why

@@ -118,6 +118,8 @@ impl Engine {
                 stream: stream::Stream::default(),
                 suspect: ChunkSet::empty(chunks),
                 failures: io_errors::Failures::default(),
+                behind: None,
+                patience: ahead::Patience::default(),
             })
             .collect();
         let mut engine = Engine {
@@ -211,6 +213,8 @@ impl Engine {
         terms: Terms,
         effects: &mut Vec<Effect>,
     ) {
+        // Over another connection: what was on its way is dropped with the old one.
+        self.forget_behind(slot);
         if let Some(leg) = self.leg_mut(slot) {
             leg.joined = None;
         }

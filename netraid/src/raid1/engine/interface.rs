@@ -64,9 +64,8 @@ pub struct Settings {
     pub asynchronous: SlotSet,
     /// Most bytes on their way to each of them whose writes are answered already.
     pub send_buffer: u64,
-    /// One of them in sync is expelled when more bytes than this are on their way to it; `None`: a full buffer makes writes
-    /// wait (`on-congestion`).
-    pub disconnect_above: Option<u64>,
+    /// What becomes of one of them in sync to which too much is on its way.
+    pub on_congestion: OnCongestion,
     /// The local leg is kept when it fails a write, and the application is told, while another has all
     /// (`on-io-error = "pass-through"`).
     pub pass_through: bool,
@@ -88,11 +87,23 @@ impl Default for Settings {
             compare: false,
             asynchronous: SlotSet::EMPTY,
             send_buffer: 10 << 20,
-            disconnect_above: None,
+            on_congestion: OnCongestion::Block,
             pass_through: false,
             io_error_limit: IO_ERROR_LIMIT,
         }
     }
+}
+
+/// What happens when a send buffer is congested (`on-congestion`), that is, holds more than so many bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnCongestion {
+    /// Writes wait while it is full.
+    #[default]
+    Block,
+    /// The leg is cut off.
+    Disconnect(u64),
+    /// The leg gets what is on its way, and is left behind for a while.
+    PullAhead(u64),
 }
 
 /// Errors of a leg that are borne unless something else is configured.

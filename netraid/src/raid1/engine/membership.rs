@@ -154,6 +154,9 @@ impl Engine {
 
     /// The connection of a leg is gone.
     pub(super) fn lost(&mut self, slot: Slot, reason: String, effects: &mut Vec<Effect>) {
+        if self.is_behind(slot) {
+            return self.let_go(slot, reason, effects);
+        }
         if self.state(slot) == LegState::Absent {
             return;
         }
@@ -165,7 +168,9 @@ impl Engine {
 
     /// A leg failed or is too slow. The last leg in sync is kept: without it nobody could read at all.
     pub(super) fn leg_failed(&mut self, slot: Slot, reason: String, effects: &mut Vec<Effect>) {
-        if !self.is_last_in_sync(slot) {
+        if self.is_behind(slot) {
+            self.let_go(slot, reason, effects);
+        } else if !self.is_last_in_sync(slot) {
             self.expel(slot, reason, effects);
         }
     }
@@ -180,13 +185,22 @@ impl Engine {
     }
 
     fn expel(&mut self, slot: Slot, reason: String, effects: &mut Vec<Effect>) {
+        effects.push(Effect::Expel {
+            slot,
+            reason: reason.clone(),
+        });
+        self.depart(slot, reason, effects);
+    }
+
+    /// The leg in `slot` is away from now on.
+    pub(super) fn depart(&mut self, slot: Slot, reason: String, effects: &mut Vec<Effect>) {
         let departure = self.departure_of(slot);
         let Some(leg) = self.leg_mut(slot) else {
             return;
         };
         leg.departure = departure;
         leg.state = LegState::Absent;
-        leg.reason = Some(reason.clone());
+        leg.reason = Some(reason);
         leg.needs_whole_bitmap = false;
         leg.last_flush = None;
         leg.missing.clear();
@@ -195,7 +209,6 @@ impl Engine {
         leg.failures.forget_ranges();
         leg.expelled += 1;
         self.forget_copies_to(slot);
-        effects.push(Effect::Expel { slot, reason });
         self.superblock_changed();
         // Writes under way were sent under a membership that no longer holds. They may not be answered before the new
         // one, with a generation of its own, is durable: else a node that took over from the expelled leg would look
@@ -213,7 +226,9 @@ impl Engine {
             .filter(|(_, operation)| operation.slot == slot)
             .map(|(id, operation)| (*id, operation.purpose))
             .collect();
-        if let Some(leg) = self.leg_mut(slot) {
+        if let Some(leg) = self.leg_mut(slot)
+            && leg.behind.is_none()
+        {
             leg.stream.begin();
         }
         for (id, purpose) in orphans {

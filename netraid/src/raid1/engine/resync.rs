@@ -359,7 +359,7 @@ impl Engine {
             return Some(Limit::Rate);
         }
         // Asked in any case: what was gained until now counts before the next piece is paid for.
-        let behind = self.is_behind();
+        let behind = self.is_below_least();
         match self.resync.under_way {
             0 => return None,
             pieces if pieces >= self.settings.resync_window => return Some(Limit::Legs),
@@ -377,7 +377,7 @@ impl Engine {
     }
 
     /// It is slower than its lower bound.
-    fn is_behind(&mut self) -> bool {
+    fn is_below_least(&mut self) -> bool {
         let least = self.settings.resync_least;
         least > 0 && self.resync.least.at(self.now, least) > 0
     }
@@ -386,7 +386,7 @@ impl Engine {
     fn piece(&mut self) -> u64 {
         let most = self.settings.resync_piece.max(1);
         match self.resync.pace.map(|window| (window.bytes / 2).max(1)) {
-            Some(half) if !self.is_behind() => most.min(SMALLEST.max(1 << half.ilog2())),
+            Some(half) if !self.is_below_least() => most.min(SMALLEST.max(1 << half.ilog2())),
             _ => most,
         }
     }

@@ -188,20 +188,26 @@ impl Engine {
         }
     }
 
-    /// Gives up the legs in sync among `slots` whose streams are congested, if that is what becomes of such legs. (One that
-    /// is being resynced would only begin again.)
-    pub(super) fn disconnect_congested(&mut self, slots: SlotSet, effects: &mut Vec<Effect>) {
-        let Some(most) = self.settings.disconnect_above else {
-            return;
+    /// Goes on without the legs in sync among `slots` whose streams are congested, if that is what becomes of such legs. (One
+    /// that is being resynced would only begin again.)
+    pub(super) fn relieve_congested(&mut self, slots: SlotSet, effects: &mut Vec<Effect>) {
+        let (most, policy) = match self.settings.on_congestion {
+            OnCongestion::Block => return,
+            OnCongestion::Disconnect(most) => (most, "disconnect"),
+            OnCongestion::PullAhead(most) => (most, "pull-ahead"),
         };
         for slot in slots.and(self.trailing()).and(self.in_sync()).iter() {
             let stream = &self.legs[slot.number()].stream;
             let under_way = stream.put - stream.gone;
-            if under_way > most {
-                let reason = format!(
-                    "congested: {under_way} bytes were on the way to it, and on-congestion is disconnect"
-                );
-                self.leg_failed(slot, reason, effects);
+            if under_way <= most || self.is_last_in_sync(slot) {
+                continue;
+            }
+            let reason = format!(
+                "congested: {under_way} bytes were on the way to it, and on-congestion is {policy}"
+            );
+            match self.settings.on_congestion {
+                OnCongestion::PullAhead(_) => self.pull_ahead(slot, reason, effects),
+                _ => self.leg_failed(slot, reason, effects),
             }
         }
     }

@@ -1,5 +1,6 @@
 //! What the simulation is too blunt for: orders, choices and words. Whatever a test does not perform itself succeeds.
 
+mod ahead;
 mod flushes;
 mod io_errors;
 mod lacks;

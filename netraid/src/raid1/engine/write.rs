@@ -150,7 +150,7 @@ impl Engine {
         if targets.is_empty() {
             self.finish_write(job, effects);
         }
-        self.disconnect_congested(targets, effects);
+        self.relieve_congested(targets, effects);
     }
 
     pub(super) fn write_operation_done(

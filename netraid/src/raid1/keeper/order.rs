@@ -62,10 +62,14 @@ impl Keepers {
 
     fn add_in_turn(&self, slot: Slot, addition: &Addition) -> Result<Joined, OrderError> {
         let node = &self.names[slot.number()];
-        let (local, own, state) = self.mirror.view(|view| {
+        let (local, own, state, behind) = self.mirror.view(|view| {
             let local = view.engine.local();
-            (local, view.engine.state(local), view.engine.state(slot))
+            let (own, state) = (view.engine.state(local), view.engine.state(slot));
+            (local, own, state, view.engine.is_behind(slot))
         });
+        if behind {
+            return Err(refused(is_behind(node)));
+        }
         if slot == local {
             return Err(refused(format!(
                 "{node} is this node: its leg is the mirror's source"
@@ -164,7 +168,8 @@ impl Keepers {
                 "{node} is this node: its leg is the mirror's source"
             )));
         }
-        if state == LegState::Absent {
+        let behind = self.mirror.view(|view| view.engine.is_behind(slot));
+        if state == LegState::Absent && !behind {
             return Err(refused(format!("{node} has no leg in the mirror")));
         }
         self.mirror.remove(slot, reason.to_owned());
@@ -314,3 +319,8 @@ pub const CONNECT: Duration = Duration::from_secs(5);
 const ANSWER: Duration = Duration::from_secs(5);
 /// Longest wait until a leg's metadata is written.
 const TAKE: Duration = Duration::from_secs(30);
+
+/// What is answered to who wants a leg that was pulled ahead of.
+pub(super) fn is_behind(node: &impl std::fmt::Display) -> String {
+    format!("{node} is behind: it is taken back when it has had what is on its way")
+}

@@ -78,6 +78,10 @@ pub(super) fn mirror(status: &Status, colour: bool) -> String {
 fn progress(leg: &LegStatus, resync: Option<&ResyncStatus>) -> String {
     let missing = match (leg.missing_bytes, leg.behind_bytes) {
         (0, None) => String::new(),
+        (missing, Some(bytes)) if leg.left_behind => {
+            let (missing, bytes) = (size(missing), size(bytes));
+            format!("left behind: {bytes} are on the way to it, {missing} missing")
+        }
         (0, Some(bytes)) => format!("asynchronous, {} behind", size(bytes)),
         (bytes, _) => format!("{} missing", size(bytes)),
     };

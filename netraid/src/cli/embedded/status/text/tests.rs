@@ -15,6 +15,7 @@ fn leg(slot: usize, node: &str, status: &str, disk: &str) -> LegStatus {
         missing_bytes: 0,
         no_digests: None,
         behind_bytes: None,
+        left_behind: false,
         differing_bytes: 0,
         io_errors: 0,
         repaired_bytes: 0,
