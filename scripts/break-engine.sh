@@ -263,6 +263,12 @@ mistake 'n4 a controller that wants nothing on the way starves the resync' \
     $engine/resync.rs 'window.bytes);' 'window.bytes / 2);'
 mistake 'n5 a rate that was exceeded once is never made up for' \
     $engine/resync.rs 'if gained > 0 {' 'if gained > 0 && self.bytes >= 0 {'
+mistake 's1 who was left behind is never let go' \
+    $engine/ahead.rs 'behind.waiting.is_empty() && behind.until <= now' 'behind.waiting.is_empty() && behind.until == 0 && now > 0'
+mistake 's2 who is left behind still counts as in sync' \
+    $engine/membership.rs 'leg.state = LegState::Absent; leg.reason' 'if leg.behind.is_none() { leg.state = LegState::Absent; } leg.reason'
+mistake 's3 who is left behind is told of nothing that was on its way' \
+    $engine/ahead.rs 'self.depart(slot, reason, effects);' 'self.depart(slot, reason, effects); self.legs[slot.number()].lacks.clear();'
 
 [ "$tried" -gt 0 ] || fail "no mistake is called ${wanted[*]}"
 echo "$((tried - missed)) of $tried mistakes caught"

@@ -68,6 +68,10 @@ pub struct Record {
     pub discarded: String,
     /// Number of its last agreement.
     pub agreement: u32,
+    /// What the node has promised and taken in votes, of a mirror with a quorum: as the record has it, in hexadecimal digits
+    /// without the zeroes at its end.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub votes: Vec<String>,
     /// The others.
     pub peers: Vec<Peer>,
 }
@@ -222,6 +226,7 @@ impl Record {
                 .collect(),
             discarded: record.discarded.to_string(),
             agreement: record.agreement,
+            votes: hex(&record.votes),
             peers: record.peers.iter().map(Peer::of).collect(),
         }
     }
@@ -251,6 +256,7 @@ impl Record {
             )?),
             discarded: id(&self.discarded)?,
             agreement: self.agreement,
+            votes: votes(&self.votes)?,
             peers: self
                 .peers
                 .iter()
@@ -348,6 +354,12 @@ pub fn unhex(lines: &[String], length: usize) -> Result<Vec<u8>, DocumentError> 
     }
     bytes.resize(length, 0);
     Ok(bytes)
+}
+
+fn votes(lines: &[String]) -> Result<[u8; 32], DocumentError> {
+    let bytes = unhex(lines, 32)?;
+    let votes = bytes.try_into();
+    votes.map_err(|_| content("votes are not 32 bytes"))
 }
 
 fn content(what: impl Into<String>) -> DocumentError {

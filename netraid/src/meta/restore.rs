@@ -447,7 +447,12 @@ impl Plan {
         ));
         self.guard = true;
         self.flags = Some((meta.flags.last_owner, source.cloned()));
-        self.record = Some((careful(saved, sequence, agreement), aside));
+        let mut record = careful(saved, sequence, agreement);
+        if let Ok(Some(there)) = &present.record {
+            // What it has promised since the text was written still binds it.
+            record.votes = there.votes;
+        }
+        self.record = Some((record, aside));
         Ok(())
     }
 

@@ -15,6 +15,7 @@ fn meta() -> Meta {
         flags: RecordFlags::CONSISTENT | RecordFlags::LAST_OWNER,
         discarded: GenerationId(3),
         agreement: 9,
+        votes: std::array::from_fn(|at| u8::from(at == 20)),
         peers: vec![PeerState {
             node_id: 0,
             name: NodeName::new("server1").unwrap(),

@@ -232,6 +232,7 @@ fn lost_metadata_comes_back_with_everything_marked_and_guarded() {
             let file = rig.place.record();
             let mut record = file.load().unwrap().unwrap().record;
             record.current.0 ^= 2;
+            record.votes[20] = 7;
             file.store(&mut record).unwrap();
             let why = rig.restore(&meta, false).unwrap_err();
             assert!(why.contains("state record is of generation"), "{why}");
@@ -251,6 +252,7 @@ fn lost_metadata_comes_back_with_everything_marked_and_guarded() {
     }
     let record = rig.place.record().load().unwrap().unwrap().record;
     assert_eq!(record.current, before.record.current, "by force");
+    assert_eq!(record.votes[20], 7, "what it promised binds it all the same");
 }
 
 #[test]
