@@ -267,7 +267,7 @@ mistake 's1 who was left behind is never let go' \
     $engine/ahead.rs 'behind.waiting.is_empty() && behind.until <= now' 'behind.waiting.is_empty() && behind.until == 0 && now > 0'
 mistake 's2 who is left behind still counts as in sync' \
     $engine/membership.rs 'leg.state = LegState::Absent; leg.reason' 'if leg.behind.is_none() { leg.state = LegState::Absent; } leg.reason'
-mistake 's3 who is left behind is told of nothing that was on its way' \
+mistake 's3 what somebody lacked who is left behind is forgotten' \
     $engine/ahead.rs 'self.depart(slot, reason, effects);' 'self.depart(slot, reason, effects); self.legs[slot.number()].lacks.clear();'
 
 [ "$tried" -gt 0 ] || fail "no mistake is called ${wanted[*]}"

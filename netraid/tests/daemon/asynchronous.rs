@@ -18,7 +18,11 @@ use crate::node::{Node, PATIENCE, TAG, wait};
 const BUFFER: u64 = 64 << 10;
 
 fn cluster(nodes: usize) -> Cluster {
-    let keys = format!("protocol = \"A\"\nsndbuf-size = {BUFFER}");
+    cluster_with(nodes, "")
+}
+
+fn cluster_with(nodes: usize, more: &str) -> Cluster {
+    let keys = format!("protocol = \"A\"\nsndbuf-size = {BUFFER}\n{more}");
     let options = Options {
         keys,
         ..Options::default()
@@ -149,5 +153,41 @@ fn a_source_that_dies_with_a_full_buffer_leaves_a_beginning_and_its_rest_is_undo
     assert_eq!(entries(&link), kept + 1);
     link.close();
     server2.done(&Order::Remove);
+    cluster.legs_equal(&[0, 1]);
+}
+
+#[test]
+fn a_congested_target_is_left_behind_and_catches_up_by_itself() {
+    let cluster = cluster_with(2, "on-congestion = \"pull-ahead\"");
+    let server1 = &cluster.nodes[0];
+    let link = Application::open(&server1.device(TAG)).unwrap();
+    append(&link, 1);
+    caught_up(server1, 1);
+    // Shorter than what a target may be silent for.
+    cluster.cut_data(0, 1, Cable::Hung);
+    // More than the buffer holds: nothing waits.
+    for number in 2..=60 {
+        append(&link, number);
+    }
+    let mirror = server1.wait_for("the target is left behind", |mirror| {
+        mirror.nodes[1].left_behind
+    });
+    assert_eq!(mirror.nodes[1].disk, "Consistent", "{:?}", mirror.nodes[1]);
+    assert!(
+        mirror.nodes[1].why.starts_with("behind, "),
+        "{:?}",
+        mirror.nodes[1]
+    );
+    assert!(server1.told("ahead", "server2"), "{}", server1.log());
+    cluster.cut_data(0, 1, Cable::Whole);
+    let mirror = server1.sees(&["Source", "Target"]);
+    let resync = mirror.nodes[1].last_resync.clone().unwrap();
+    assert!(!resync.full, "{resync:?}");
+    assert!(!mirror.nodes[1].left_behind);
+    assert!(server1.told("behind", "server2"), "{}", server1.log());
+    caught_up(server1, 1);
+    assert_eq!(entries(&link), 60);
+    link.close();
+    server1.done(&Order::Remove);
     cluster.legs_equal(&[0, 1]);
 }

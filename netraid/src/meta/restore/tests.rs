@@ -252,7 +252,10 @@ fn lost_metadata_comes_back_with_everything_marked_and_guarded() {
     }
     let record = rig.place.record().load().unwrap().unwrap().record;
     assert_eq!(record.current, before.record.current, "by force");
-    assert_eq!(record.votes[20], 7, "what it promised binds it all the same");
+    assert_eq!(
+        record.votes[20], 7,
+        "what it promised binds it all the same"
+    );
 }
 
 #[test]
