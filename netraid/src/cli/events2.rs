@@ -77,7 +77,7 @@ fn objects(mirrors: &Mirrors, tag: Option<&Tag>, statistics: bool) -> Vec<Object
             key: vec![name()],
             fields: vec![
                 ("role", role(primary).into()),
-                ("suspended", "no".into()),
+                ("suspended", suspended(mirror).into()),
                 (
                     "may_promote",
                     yes(mirror.service == "out" && mirror.refusal.is_none()),
@@ -151,6 +151,14 @@ fn connection(node: &Node) -> &'static str {
     }
 }
 
+/// What holds the application's requests back; those that fail are not suspended.
+fn suspended(mirror: &Mirror) -> &'static str {
+    match &mirror.quorum {
+        Some(quorum) if quorum.requests == "suspended" => "quorum",
+        _ => "no",
+    }
+}
+
 fn peer_device(
     mirror: &Mirror,
     node: &Node,
@@ -178,6 +186,7 @@ fn peer_device(
         (true, true) => "SyncSource",
         (true, false) if held => "PausedSyncT",
         (true, false) => "SyncTarget",
+        (false, true) if node.left_behind => "Ahead",
         (false, true) if verifying => "VerifyS",
         (false, _) if status == Word::Target.text() => "Established",
         (false, _) => "Off",

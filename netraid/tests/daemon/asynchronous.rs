@@ -12,6 +12,7 @@ use netraid::raid1::link::Link;
 use crate::application::{Application, BLOCK};
 use crate::cable::Cable;
 use crate::cluster::{Cluster, MIB, Options};
+use crate::events2::Listener;
 use crate::node::{Node, PATIENCE, TAG, wait};
 
 /// Bytes of a send buffer: sixteen blocks and what they cost beyond their bytes do not fit.
@@ -165,6 +166,8 @@ fn a_congested_target_is_left_behind_and_catches_up_by_itself() {
     caught_up(server1, 1);
     // Shorter than what a target may be silent for.
     cluster.cut_data(0, 1, Cable::Hung);
+    let listener = Listener::new(server1);
+    listener.until("exists -");
     // More than the buffer holds: nothing waits.
     for number in 2..=60 {
         append(&link, number);
@@ -179,6 +182,7 @@ fn a_congested_target_is_left_behind_and_catches_up_by_itself() {
         mirror.nodes[1]
     );
     assert!(server1.told("ahead", "server2"), "{}", server1.log());
+    listener.until("replication:Ahead");
     cluster.cut_data(0, 1, Cable::Whole);
     let mirror = server1.sees(&["Source", "Target"]);
     let resync = mirror.nodes[1].last_resync.clone().unwrap();

@@ -12,13 +12,13 @@ use crate::cluster::{Cluster, Options};
 use crate::node::{Node, PATIENCE, TAG};
 
 /// The program, and its lines.
-struct Listener {
+pub struct Listener {
     child: Child,
     lines: Receiver<String>,
 }
 
 impl Listener {
-    fn new(node: &Node) -> Listener {
+    pub fn new(node: &Node) -> Listener {
         let mut child = Command::new(env!("CARGO_BIN_EXE_netraid"))
             .args(["events", TAG, "--events2", "--run-dir"])
             .arg(node.run_dir())
@@ -36,7 +36,7 @@ impl Listener {
     }
 
     /// The lines up to one with these words, and that one.
-    fn until(&self, words: &str) -> Vec<String> {
+    pub fn until(&self, words: &str) -> Vec<String> {
         let deadline = Instant::now() + PATIENCE;
         let mut seen: Vec<String> = Vec::new();
         while !seen.last().is_some_and(|line| line.contains(words)) {

@@ -7,6 +7,7 @@ use netraid::api::document::{Mirror, Order};
 use crate::application::Application;
 use crate::cable::Cable;
 use crate::cluster::{Cluster, MIB, Options};
+use crate::events2::Listener;
 
 fn voting(keys: &str) -> Cluster {
     Cluster::with(
@@ -107,9 +108,14 @@ fn requests_of_a_source_without_a_quorum_wait_or_fail_and_are_served_when_it_ret
         let mut application = cluster.application(0);
         application.begin(MIB);
         application.goes_on(3);
+        let listener = Listener::new(server1);
+        listener.until("suspended:no");
         cluster.cut(0, 1, Cable::Reset);
         cluster.cut(0, 2, Cable::Reset);
         server1.wait_for("no quorum", requests(what));
+        if what == "suspended" {
+            listener.until("suspended:quorum");
+        }
         cluster.join(0, 1);
         server1.wait_for("a quorum", requests("served"));
         application.goes_on(3);
