@@ -155,11 +155,11 @@ mistake 'd4 a target of an old agreement counts as in sync' \
     machine/hear.rs 'if self.leg(target.node) != Leg::Out && !agreed {' \
     'if self.leg(target.node) != Leg::Out && !agreed && agreement > target.agreement {'
 mistake 'e1 the memory is made durable last' \
-    machine.rs 'let mut first = set; if self.memory != known { first.push(Action::Persist); } first.extend(cleared);' \
-    'let mut first = set; first.extend(cleared); if self.memory != known { out.push(Action::Persist); }'
+    machine.rs 'first.extend(set); if self.memory != known { first.push(Action::Persist); } first.extend(cleared);' \
+    'first.extend(set); first.extend(cleared); if self.memory != known { out.push(Action::Persist); }'
 mistake 'e2 flags are cleared before the memory is durable' \
-    machine.rs 'let mut first = set; if self.memory != known { first.push(Action::Persist); } first.extend(cleared);' \
-    'let mut first = cleared; first.extend(set); if self.memory != known { first.push(Action::Persist); }'
+    machine.rs 'first.extend(set); if self.memory != known { first.push(Action::Persist); } first.extend(cleared);' \
+    'first.extend(cleared); first.extend(set); if self.memory != known { first.push(Action::Persist); }'
 mistake 'e3 a node in sync is not remembered as one that may take over' \
     machine/targets.rs 'self.memory.in_sync = self.memory.in_sync.with(node);' ''
 mistake 'f1 targets do not wait for the previous source' \

@@ -403,7 +403,11 @@ pub(super) fn read(source: &Source, problems: &mut Problems) -> Option<Draft> {
     let policies = policies(&fields, &nodes, problems);
     let handlers = handlers(source, &fields, problems);
     let io_errors = io_errors::read(&fields, backend, &handlers, problems);
-    let quorum = quorum::read(&fields, backend, nodes.len(), problems);
+    let protocol_of_all = protocol.as_ref().map(|at| at.value);
+    let asynchronous = nodes
+        .iter()
+        .any(|node| node.protocol.or(protocol_of_all) == Some(Protocol::A));
+    let quorum = quorum::read(&fields, backend, nodes.len(), asynchronous, problems);
     Some(Draft {
         place: fields.place,
         tag,

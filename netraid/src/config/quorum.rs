@@ -17,11 +17,12 @@ pub(super) const QUORUM_KEYS: [Key; 2] = [
     },
 ];
 
-/// Reads them, for a mirror of so many nodes.
+/// Reads them, for a mirror of so many nodes, some of which are `asynchronous` (protocol A).
 pub(super) fn read(
     fields: &Fields<'_>,
     backend: Option<Backend>,
     nodes: usize,
+    asynchronous: bool,
     problems: &mut Problems,
 ) -> Option<Quorum> {
     let majority = nodes / 2 + 1;
@@ -50,6 +51,12 @@ pub(super) fn read(
         Some(Backend::Md) => Some((
             "quorum is not built for backend \"md\": the kernel can't hold answers back while the nodes vote".to_owned(),
             "write backend = \"embedded\", or quorum = \"off\"".to_owned(),
+        )),
+        // A vote says who has all that was answered: under protocol A nobody but the source does. Its own data would be given
+        // up without an order after a failover, with what was answered from the send buffer.
+        _ if asynchronous => Some((
+            "quorum needs to know who has all that was answered, which protocol A does not say".to_owned(),
+            "write protocol = \"C\", for each node as well, or quorum = \"off\"".to_owned(),
         )),
         _ if need < majority => Some((
             format!("quorum {need} is not more than half of {nodes} nodes: both halves could go on"),

@@ -394,7 +394,7 @@ fn bits(names: &[String], known: &[(u32, &str)]) -> Result<u32, DocumentError> {
     })
 }
 
-const RECORD_FLAGS: [(RecordFlags, &str); 10] = [
+const RECORD_FLAGS: [(RecordFlags, &str); 11] = [
     (RecordFlags::WAS_SOURCE, "was-source"),
     (RecordFlags::CONSISTENT, "consistent"),
     (RecordFlags::UP_TO_DATE, "up-to-date"),
@@ -405,6 +405,7 @@ const RECORD_FLAGS: [(RecordFlags, &str); 10] = [
     (RecordFlags::LAST_OWNER, "last-owner"),
     (RecordFlags::DATA_CORRUPT, "data-corrupt"),
     (RecordFlags::SOURCE, "source"),
+    (RecordFlags::LOST_QUORUM, "lost-quorum"),
 ];
 
 const PEER_FLAGS: [(PeerFlags, &str); 7] = [

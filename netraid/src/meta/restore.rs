@@ -185,7 +185,7 @@ pub fn plan(
             true
         }
     };
-    plan.remember(place, meta, present, renewed, agreement)?;
+    plan.remember(place, meta, present, renewed, (force, agreement))?;
     if plan.guard {
         let guard = format!(
             "write {}_data_corrupt: the mirror goes in service here by force alone, until this leg is in sync with a source",
@@ -398,6 +398,9 @@ impl Plan {
         };
         let mut record = saved.record.state()?;
         record.array = superblock.set_uuid.0;
+        // A source that has not forgotten how this leg went would else take one of that generation for what went, marks or
+        // not: what is not consistent is never that, and is not put in service but by force.
+        record.flags = record.flags.with(RecordFlags::CONSISTENT, false);
         record.sequence = there.map_or(0, |leg| leg.record.sequence).saturating_add(1);
         let records = records.ok_or_else(|| wrong(&LegError::NoRoom))?;
         let records = encode_record(&record, records).map_err(|error| wrong(&error))?;
@@ -405,11 +408,10 @@ impl Plan {
         self.leg.push(superblock_write(&superblock));
         self.guard = true;
         self.steps.push(format!(
-            "{}: write the superblock of array {}, generation {} ({}), and mark all of it",
+            "{}: write the superblock of array {}, generation {}, not consistent, and mark all of it",
             place.disk.display(),
             saved.array,
             saved.record.current,
-            consistent(saved.consistent)
         ));
         Ok(())
     }
@@ -421,7 +423,7 @@ impl Plan {
         meta: &Meta,
         present: &Present,
         renewed: bool,
-        agreement: u32,
+        (force, agreement): (bool, u32),
     ) -> Result<(), Refusal> {
         let Some(saved) = &meta.record else {
             return Ok(());
@@ -437,6 +439,17 @@ impl Plan {
             Ok(None) => (0, false, "there is none".to_owned()),
             Err(why) => (0, true, why.clone()),
         };
+        // What this node promised after the text was written is gone.
+        if !matches!(present.record, Ok(Some(_))) && saved.votes != [0; 32] && !force {
+            return Err(Refusal {
+                why: "with the state record this node's votes are lost, and the text's are older: it could help a second \
+                      source into service"
+                    .into(),
+                next: Some(
+                    "--force takes them; safe while the other nodes agree on one source, and it is in service".into(),
+                ),
+            });
+        }
         let source = match &meta.flags.source {
             Some(name) => place.names.iter().find(|known| known.as_str() == name),
             None => None,

@@ -99,3 +99,31 @@ fn a_leg_whose_metadata_was_lost_comes_back_as_one_that_has_to_be_brought_up_to_
     cluster.legs_equal(&[0, 1]);
     application.check(&server1.data());
 }
+
+#[test]
+fn a_target_whose_metadata_came_from_a_text_gets_all_of_it_from_a_source_that_remembers_how_it_went()
+ {
+    let cluster = Cluster::new(2).mirrored();
+    let [server1, server2] = [&cluster.nodes[0], &cluster.nodes[1]];
+    let application = cluster.application(0);
+    application.write(0..MIB);
+    server1.wait_for("that nothing is marked", |mirror| {
+        mirror.dirty_bytes == Some(0)
+    });
+    dump(server2);
+    server2.power_off();
+    server1.sees(&["Source", "Unknown"]);
+    // Another disk, in which some blocks are not what they were.
+    let disk = File::options().write(true).open(server2.disk()).unwrap();
+    let end = disk.metadata().unwrap().len();
+    disk.write_all_at(&[0x55; 8192], end - 8192).unwrap();
+    disk.write_all_at(&[0; 4096], 4096).unwrap();
+    drop(disk);
+    let (code, said) = restore(server2, &["--force"]);
+    assert_eq!(code, Some(0), "{said}");
+    server2.boot();
+    let mirror = server1.sees(&["Source", "Target"]);
+    let resync = mirror.nodes[1].last_resync.clone().unwrap();
+    assert_eq!(Some(resync.dirty_bytes), mirror.size, "{resync:?}");
+    cluster.legs_equal(&[0, 1]);
+}

@@ -157,9 +157,8 @@ impl MdArray {
         let local = self.local_leg()?;
         let range = range(request, local.size())?;
         let targets = self.targets(request, &local, ways)?;
-        let slots: Vec<usize> = targets.iter().map(|way| way.slot).collect();
         if request.repair
-            && let Some(why) = self.repair_refusal(&slots)?
+            && let Some(why) = self.repair_refusal()?
         {
             let hint = "netraid verify without --repair tells what differs; netraid fullresync copies everything";
             return Err(ArrayError::refused_with(why, hint));
@@ -357,6 +356,9 @@ fn verify(
     let Some((chunks, chunk)) = chunks.filter(|(chunks, _)| !chunks.is_clean()) else {
         return walked;
     };
+    // Nothing may stay held while md copies, which can take long: if it could not be let go before, it is tried again.
+    let folder = sysfs::folder(&array.machine.sysfs, &array.name);
+    hold::let_go(&folder).map_err(|error| format!("writes are still held: {error}"))?;
     array.copy_chunks(&chunks, &run.ending)?;
     let mut left = 0;
     for chunks in chunks.ranges() {

@@ -49,6 +49,11 @@ fn a_quorum_is_more_than_half_of_the_nodes_and_needs_the_embedded_engine() {
     ] {
         assert_eq!(told(&with(line)), expected, "{line}");
     }
+    assert_eq!(
+        told(&with("quorum = 'majority'\nprotocol = 'A'")),
+        "4:10: quorum needs to know who has all that was answered, which protocol A does not say; \
+         write protocol = \"C\", for each node as well, or quorum = \"off\""
+    );
     let md = mirror("a", 0, &format!("quorum = 'majority'{NODES}"));
     assert_eq!(
         told(&md),

@@ -194,6 +194,10 @@ fn a_leg_that_has_gone_on_is_left_alone_or_all_of_it_is_marked() {
     );
     assert!(leg.record.sequence > before.sequence && leg.superblock.events > events);
     assert!(!leg.superblock.is_clean());
+    assert!(
+        !leg.is_consistent(),
+        "or a source that remembers how it went would believe it"
+    );
     assert_eq!(rig.marked(), rig.all());
     assert!(rig.guarded());
 }
@@ -246,7 +250,7 @@ fn lost_metadata_comes_back_with_everything_marked_and_guarded() {
             (before.superblock.set_uuid, before.superblock.data_offset)
         );
         assert_eq!(leg.record.current, before.record.current);
-        assert!(leg.is_consistent() && !leg.superblock.is_clean());
+        assert!(!leg.is_consistent() && !leg.superblock.is_clean());
         assert_eq!(rig.marked(), rig.all());
         assert!(rig.guarded());
     }
@@ -294,6 +298,24 @@ fn a_record_from_a_text_knows_that_it_may_be_old() {
     rig.place.flags.set_data_corrupt(false).unwrap();
     rig.restore(&meta, false).unwrap();
     assert!(!rig.guarded());
+}
+
+#[test]
+fn votes_that_are_older_than_the_lost_ones_come_back_by_force_alone() {
+    let rig = rig();
+    let file = rig.place.record();
+    let mut record = file.load().unwrap().unwrap().record;
+    record.votes[20] = 7;
+    file.store(&mut record).unwrap();
+    let meta = rig.dump();
+    for path in file.paths() {
+        std::fs::remove_file(path).unwrap();
+    }
+    let why = rig.restore(&meta, false).unwrap_err();
+    assert!(why.contains("votes are lost"), "{why}");
+    assert!(!rig.guarded() && file.load().unwrap().is_none());
+    rig.restore(&meta, true).unwrap();
+    assert_eq!(file.load().unwrap().unwrap().record.votes[20], 7);
 }
 
 #[test]

@@ -45,6 +45,7 @@ impl Driver {
     /// Reads the array's state and tells the machine what is new.
     pub(super) fn look_at_array(&mut self) -> Result<(), Broken> {
         if self.machine.service() != Service::In {
+            self.left_behind = NodeSet::NONE;
             return Ok(());
         }
         let view = match self.local.view() {

@@ -24,13 +24,17 @@ pub(super) struct Behind {
 pub(super) struct Patience {
     /// The last time; 0 before the first.
     last: u64,
-    /// When that was over.
-    ended: u64,
+    /// When it was in sync again.
+    back: u64,
 }
 
 impl Patience {
+    pub(super) fn in_sync(&mut self, now: u64) {
+        self.back = now;
+    }
+
     fn next(&mut self, now: u64) -> u64 {
-        let again = self.last > 0 && now < self.ended.saturating_add(SOON);
+        let again = self.last > 0 && now < self.back.saturating_add(SOON);
         self.last = match again {
             true => (self.last * 2).min(LONGEST),
             false => SHORTEST,
@@ -114,11 +118,9 @@ impl Engine {
 
     /// As if the leg in `slot` had been away all the time.
     pub(super) fn forget_behind(&mut self, slot: Slot) {
-        let now = self.now;
         if let Some(leg) = self.leg_mut(slot)
             && leg.behind.take().is_some()
         {
-            leg.patience.ended = now;
             leg.stream.begin();
         }
     }

@@ -564,6 +564,7 @@ impl Engine {
         if self.halted.is_some() {
             return;
         }
+        let now = self.now;
         // A failure meanwhile may have sent it back to be copied to.
         let Some(leg) = self
             .leg_mut(slot)
@@ -573,6 +574,7 @@ impl Engine {
         };
         leg.last_flush = None;
         leg.state = LegState::InSync;
+        leg.patience.in_sync(now);
         self.members.insert(slot);
         self.superblock_changed();
         // Its bits are of no use any more; until they are dropped, a failover would copy all of it again.

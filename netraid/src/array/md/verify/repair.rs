@@ -11,8 +11,8 @@ use crate::array::ArrayError;
 use crate::md::DirtyBits;
 
 impl MdArray {
-    /// Why what is marked would not be copied from this node's leg to those of `slots`.
-    pub(super) fn repair_refusal(&self, slots: &[usize]) -> Result<Option<String>, ArrayError> {
+    /// Why what is marked would not be copied from this node's leg to the others.
+    pub(super) fn repair_refusal(&self) -> Result<Option<String>, ArrayError> {
         let view = self.view()?;
         if !view.bitmap {
             return Ok(Some(
@@ -20,21 +20,21 @@ impl MdArray {
             ));
         }
         let avoided = |member: &&super::super::sysfs::Member| member.is("write_mostly");
+        // Whether it was compared or not: md reads from the first that it finds.
         let others = view.members.iter().filter(|member| !avoided(member));
-        let mut others = others.filter(|member| member.path(&self.machine.dev) != self.local);
+        let mut others = others
+            .filter(|member| member.path(&self.machine.dev) != self.local && !member.is("faulty"));
         let own = view.members.iter().filter(avoided);
         let mut own = own.filter(|member| member.path(&self.machine.dev) == self.local);
         Ok(match (own.next(), others.next()) {
             (Some(_), _) => Some(
                 "this node's own leg is marked write-mostly, so md would copy from another".into(),
             ),
-            (None, Some(other)) if other.slot.is_some_and(|slot| slots.contains(&slot)) => {
-                Some(format!(
-                    "{} is not marked write-mostly, so md might copy from it",
-                    other.name
-                ))
-            }
-            _ => None,
+            (None, Some(other)) => Some(format!(
+                "{} is not marked write-mostly, so md might copy from it",
+                other.name
+            )),
+            (None, None) => None,
         })
     }
 
@@ -49,6 +49,10 @@ impl MdArray {
             match self.machine.lock(&self.tag) {
                 Ok(_lock) => {
                     self.check_local().map_err(told)?;
+                    // It may have changed since the verify began.
+                    if let Some(why) = self.repair_refusal().map_err(told)? {
+                        return Err(why);
+                    }
                     self.machine
                         .perform(&Step::Mark {
                             file: self.attribute("bitmap_set_bits"),
