@@ -56,7 +56,7 @@ impl Cluster {
             needs_name: true,
             ..Array::default()
         });
-        self.oracle.started(node);
+        self.oracle.started(node, forced);
         if made_up {
             // What was forced is like nobody else's.
             self.name_generation(node);
@@ -272,6 +272,8 @@ impl Cluster {
         self.oracle.joined(node, leg);
         let in_sync = self.array(node).in_sync;
         if in_sync.len() == self.nodes.len() {
+            let holds = self.nodes[node.slot()].disk.holds.clone();
+            self.oracle.whole(&holds);
             for member in in_sync.iter() {
                 self.node(member).disk.bits = 0;
             }

@@ -15,6 +15,9 @@ pub struct Oracle {
     answered: Writes,
     /// Answered by a source that was forced: others rightly thought that it could not be one.
     forced: Writes,
+    /// Nodes whose data goes back to a start by force, which said that what others have may be missing: not only at that
+    /// start, but until all nodes are equal again.
+    by_force: NodeSet,
     /// Who wrote each.
     writers: BTreeMap<u32, NodeId>,
     /// Nodes that an administrator took out of the mirror, whatever they do since.
@@ -82,12 +85,28 @@ impl Oracle {
         self.knows_absent[source.slot()] = absent;
         self.knows_absent[leg.slot()] = absent;
         self.believes = self.believes.with(leg);
+        self.by_force = match self.by_force.contains(source) {
+            true => self.by_force.with(leg),
+            false => self.by_force.without(leg),
+        };
         self.vouched = self.vouched.without(leg);
         self.unextended = self.unextended.without(leg);
     }
 
-    pub fn started(&mut self, node: NodeId) {
+    /// All nodes are equal: what they do not have is given up for good, if one of them was forced.
+    pub fn whole(&mut self, holds: &Writes) {
+        if std::mem::take(&mut self.by_force) != NodeSet::NONE {
+            for write in self.answered.minus(holds) {
+                self.forced.insert(write);
+            }
+        }
+    }
+
+    pub fn started(&mut self, node: NodeId, forced: bool) {
         self.starts += 1;
+        if forced {
+            self.by_force = self.by_force.with(node);
+        }
         self.believes = self.believes.with(node);
         self.claimed[node.slot()] = NodeSet::NONE;
     }
@@ -181,7 +200,7 @@ impl Cluster {
             let excused =
                 believes || knows_absent.contains(writer) || oracle.unextended.contains(writer);
             assert!(
-                !votes || given_up,
+                !votes || given_up || oracle.by_force.contains(node),
                 "quorum: {node:?} goes into service without write {write} of {writer:?}, which was answered"
             );
             assert!(
