@@ -207,13 +207,25 @@ mistake 'q4 a source goes on without a target before a majority knows' \
 mistake 'q5 a view is proposed without asking which is the newest' \
     machine/quorum.rs 'proposed.is_none() && self.promises(seeking.term) >= quorum.need' 'proposed.is_none()'
 mistake 'q6 a source that was overtaken proposes views all the same' \
-    machine/quorum.rs 'Some(newest) if !newest.members.contains(own) && newest.term.node != own => { overtaken = true; }' ''
+    machine/quorum.rs 'Some(newest) if !newest.members.contains(own) && newest.term.node != own => { overtaken = Some(Shortage::LeftOut(newest.term.node)); }' ''
 mistake 'q7 the array is told too late that it waits for one more' \
     machine.rs 'let mut first = guards; first.extend(set);' 'let mut first = set; out.extend(guards);'
 mistake 'q8 an attempt that failed leaves its view' \
-    machine/quorum.rs 'self.propose(view.term, view.change + 1, members, forced);' ''
+    machine/quorum.rs 'self.propose(view.term, change, before.members, before.forced);' ''
 mistake 'q9 what was answered by force is given up for a view' \
     decision.rs 'if newest.forced || own.vote.unvoted || peer.vote.unvoted {' 'if false {'
+mistake 'qa a source waits for a bidder that is gone' \
+    machine/quorum.rs '(Some(_), _) if outbid.is_some() && bids => { self.new_term(); }' ''
+mistake 'qb who forgot what it voted for votes at once' \
+    machine/quorum.rs 'if self.unreachable(quorum.nodes).is_empty() {' '{'
+mistake 'qc an attempt that ended with its node leaves its view' \
+    machine.rs 'self.withdraw(); match boot {' 'match boot {'
+mistake 'qd a start that was voted for names no generation' \
+    machine/service.rs 'voted: self.settings.quorum.is_some(),' 'voted: false,'
+mistake 'qe who has promised a later term is given up for a view that does not know of it' \
+    decision.rs 'record.vote.promised <= Some(newest.term)' 'record.vote.promised <= record.vote.promised.max(Some(newest.term))'
+mistake 'qf two sources ask for votes in turns' \
+    machine/quorum.rs 'newest.is_none_or(|view| view.members.contains(*node))' 'false && newest.is_none_or(|view| view.members.contains(*node))'
 
 [ "$tried" -gt 0 ] || fail "no mistake is called ${wanted[*]}"
 echo "$((tried - missed)) of $tried mistakes caught"

@@ -16,8 +16,9 @@
 //!   56   8  generation of this node that was given up
 //! 1408   4  number of this node's last agreement
 //! 1412  32  votes, of a mirror with a quorum: 1 byte of bits (1: a term was promised, 2: a view was taken, 4: in service
-//!           without a quorum, 8: that view was forced), 3 bytes (the promised term's node, the view's node, its members),
-//!           4 the view's change, 8 the promised term's number, 8 the view's; the rest is zero
+//!           without a quorum, 8: that view was forced, 16: nothing was answered under it yet, 32: the one before it was forced),
+//!           3 bytes (the promised term's node, the view's node, its members), 4 the view's change, 8 the promised term's
+//!           number, 8 the view's, 1 the members of the one before it; the rest is zero
 //! ```
 //!
 //! A peer's entry has as well: at 16, 8 bytes, the generation of the peer that was given up; at 24, 4 bytes, the number of

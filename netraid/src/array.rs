@@ -161,6 +161,8 @@ pub struct Start {
     pub disk: PathBuf,
     /// Start even if the leg was being resynced: its data may be of different times.
     pub force: bool,
+    /// Name a new generation before anything is written. The embedded engine alone can do that.
+    pub new_generation: bool,
     /// Bounds of the resync's speed.
     pub speed: Speed,
     /// Writes that may be on the way to the other legs when the application is answered; `None` to wait for all legs.

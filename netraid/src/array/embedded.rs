@@ -81,6 +81,9 @@ impl Backend for Embedded {
         if start.force {
             command.arg("--force");
         }
+        if start.new_generation {
+            command.arg("--new-generation");
+        }
         if !start.compare {
             command.args(["--csums-alg", "none"]);
         }
@@ -428,6 +431,7 @@ mod tests {
             tag: "data".into(),
             disk,
             force: false,
+            new_generation: false,
             speed: Speed::default(),
             async_limit: None,
             compare: true,

@@ -98,6 +98,10 @@ pub(super) struct Arguments {
     #[arg(long)]
     force: bool,
 
+    /// Give the data a generation of its own before anything is written: what other nodes call newer is given up
+    #[arg(long)]
+    new_generation: bool,
+
     /// Connect no target but on order, and take none back that was lost (netraidd starts mirrors so)
     #[arg(long, conflicts_with = "targets")]
     supervised: bool,
@@ -136,6 +140,7 @@ pub(super) fn perform(arguments: &Arguments) -> Result<(), Exit> {
             on_congestion: on_congestion(arguments),
             pass_through: arguments.on_io_error == "pass-through",
             io_error_limit: arguments.io_error_limit,
+            new_generation: arguments.new_generation,
             ..Settings::default()
         },
         asynchronous: arguments.asynchronous.clone(),

@@ -19,6 +19,9 @@ pub enum Action {
     Assemble {
         /// Even if the leg was being resynced: then its data gets a generation of its own at once.
         force: bool,
+        /// Its data gets a generation of its own at once in any case: a majority has voted for this start, and whatever
+        /// others call newer was answered by nobody.
+        voted: bool,
     },
     /// Stop the array cleanly (`Array::stop`); ends in `Stopped` or `StopFailed`.
     Stop,

@@ -95,8 +95,12 @@ fn by_quorum(own: &Record, peer: &Record, found: Decision) -> Decision {
     if newest.forced || own.vote.unvoted || peer.vote.unvoted {
         return found;
     }
+    // Who has promised a later term may follow a source of which these views do not know.
+    let knows = |record: &Record| record.vote.promised <= Some(newest.term);
     let has = |record: &Record| newest.members.contains(record.node);
     match (has(own), has(peer)) {
+        (true, false) if !knows(peer) => found,
+        (false, true) if !knows(own) => found,
         (true, false) => row("c", NO_QUORUM, Outcome::ToPeer(extent)),
         (false, true) => row("c", NO_QUORUM, Outcome::FromPeer(extent)),
         _ => found,

@@ -114,7 +114,7 @@ pub enum Boot {
     },
     /// Only the driver was restarted; the array goes on, with these legs in sync and those being resynced.
     Running {
-        /// In sync, this node included.
+        /// In sync; without this node if its own leg has failed.
         members: NodeSet,
         /// Being resynced.
         resyncing: NodeSet,

@@ -2,7 +2,7 @@
 
 use super::action::Hold;
 use super::generation::Extent;
-use super::machine::{Machine, QuorumState, Service, Standing, Wait};
+use super::machine::{Machine, QuorumState, Service, Shortage, Standing, Wait};
 use super::node::{Names, NodeId};
 use super::policy::Judgement;
 use super::refusal::Refusal;
@@ -72,18 +72,20 @@ fn explain_own(machine: &Machine, names: &Names) -> Explanation {
             None,
             Some(format!("netraid stop {tag}")),
         ),
-        Service::In if requests_wait(machine).is_some() => says(
+        Service::In if machine.quorum().is_some_and(|quorum| quorum.why.is_some()) => says(
             format!(
                 "{tag} is in service on {here}, but {}",
-                requests_wait(machine).unwrap_or_default()
+                quorum_problems(machine, names).join("; ")
             ),
-            Some(format!(
-                "more nodes: {} can't be reached",
-                names.list(machine.unreachable(names.nodes.len()))
-            )),
-            Some(format!(
-                "start netraidd there, or see to the network; it goes on by itself. Or give up: netraid stop {tag}"
-            )),
+            missing(machine, names),
+            Some(match machine.quorum().and_then(|quorum| quorum.why) {
+                Some(Shortage::LeftOut(_) | Shortage::Superseded(_)) => {
+                    format!("netraid stop {tag}")
+                }
+                _ => format!(
+                    "start netraidd where it is missing, or see to the network; it goes on by itself. Or give up: netraid stop {tag}"
+                ),
+            }),
         ),
         Service::In if !machine.has_own_leg() => says(
             format!(
@@ -141,22 +143,69 @@ fn explain_own(machine: &Machine, names: &Names) -> Explanation {
     }
 }
 
-/// What there is to say of requests that are held back for want of a quorum.
-pub fn requests_wait(machine: &Machine) -> Option<String> {
-    let QuorumState {
-        present,
-        need,
-        nodes,
-        hold,
-    } = machine.quorum()?;
-    let what = match hold {
+/// What there is to say of requests that are held back, and of nodes that do not vote.
+pub fn quorum_problems(machine: &Machine, names: &Names) -> Vec<String> {
+    let Some(quorum) = machine.quorum() else {
+        return Vec::new();
+    };
+    let waits = requests_wait(&quorum, names);
+    let silent = (!quorum.abstaining.is_empty()).then(|| {
+        let own = machine.settings().own;
+        let missing = machine.unreachable(quorum.nodes);
+        let met = match missing.is_empty() {
+            true => String::new(),
+            false => format!(
+                " ({} can't be reached from {})",
+                names.list(missing),
+                names.node(own)
+            ),
+        };
+        format!(
+            "{} not vote before having met all other nodes once{met}",
+            does(names, quorum.abstaining)
+        )
+    });
+    waits.into_iter().chain(silent).collect()
+}
+
+/// The nodes for which a source without its quorum waits.
+fn missing(machine: &Machine, names: &Names) -> Option<String> {
+    let missing = machine.unreachable(names.nodes.len());
+    (!missing.is_empty()).then(|| format!("more nodes: {} can't be reached", names.list(missing)))
+}
+
+fn requests_wait(quorum: &QuorumState, names: &Names) -> Option<String> {
+    let what = match quorum.hold {
         Hold::No => return None,
         Hold::Suspend => "its requests wait",
         Hold::Fail => "its requests fail",
     };
-    Some(format!(
-        "has no quorum: {present} of {nodes} nodes are there, {need} are needed, and {what}"
-    ))
+    let (present, need, nodes) = (quorum.present, quorum.need, quorum.nodes);
+    let why = match quorum.why? {
+        Shortage::TooFew => {
+            format!("has no quorum: {present} of {nodes} nodes are there, {need} are needed")
+        }
+        Shortage::LeftOut(by) => format!(
+            "was left: a majority of the nodes went on under {}, without this one",
+            names.node(by)
+        ),
+        Shortage::Superseded(by) => {
+            format!("was taken over by {}, which has newer data", names.node(by))
+        }
+        Shortage::Outbid(by) => format!(
+            "asks the other nodes for their votes again, since {} tried to take over",
+            names.node(by)
+        ),
+        Shortage::Votes => format!(
+            "waits until {need} of {nodes} nodes know that a leg is missing, {present} are there"
+        ),
+    };
+    Some(format!("{why}; {what}"))
+}
+
+fn does(names: &Names, nodes: super::node::NodeSet) -> String {
+    let verb = if nodes.len() == 1 { "does" } else { "do" };
+    format!("{} {verb}", names.list(nodes))
 }
 
 fn are(names: &Names, nodes: super::node::NodeSet) -> String {

@@ -27,8 +27,8 @@ use super::node::{NodeId, NodeSet};
 use super::policy::Judgement;
 use super::record::{Memory, Record};
 use super::vote::{Quorum, Vote};
-pub use quorum::QuorumState;
 use quorum::Seeking;
+pub use quorum::{QuorumState, Shortage};
 pub use targets::Standing;
 
 /// The rule by which everything is copied although something was known of what differs.
@@ -147,8 +147,12 @@ pub struct Machine {
     seeking: Option<Seeking>,
     /// The legs without which the array answers nothing, if that is known.
     guard: Option<NodeSet>,
+    /// Those for which it may wait at most.
+    guarded: NodeSet,
     /// What the array was told of the application's requests.
     hold: Option<Hold>,
+    /// Why, if they wait or fail.
+    shortage: Option<Shortage>,
     /// The peers had time to be met since the machine was begun.
     peers_had_time: bool,
 }
@@ -175,7 +179,9 @@ impl Machine {
             before_start: None,
             seeking: None,
             guard: None,
+            guarded: NodeSet::NONE,
             hold: None,
+            shortage: None,
             peers_had_time: false,
         }
     }
@@ -425,6 +431,8 @@ impl Machine {
 
     fn boot(&mut self, boot: &Boot, out: &mut Vec<Action>) {
         *self = Machine::new(self.settings.clone(), self.memory.clone());
+        // Nothing came of an attempt that ended with whoever made it.
+        self.withdraw();
         match boot {
             Boot::Idle => self.memory.fresh = false,
             Boot::Serving { source } => {
@@ -434,6 +442,8 @@ impl Machine {
             }
             Boot::Running { members, resyncing } => {
                 self.service = Service::In;
+                self.own_leg_failed = !members.contains(self.own());
+                self.guarded = self.memory.vote.view.map_or(*members, |view| view.members);
                 self.parents_up = true;
                 for node in resyncing.without(self.own()).iter() {
                     self.peers[node.slot()].leg = Leg::Resyncing(0);

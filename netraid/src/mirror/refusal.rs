@@ -56,6 +56,8 @@ pub enum Refusal {
         /// So many are needed.
         need: usize,
     },
+    /// This node has no memory of votes, and may have forgotten one: it votes when it has met all others, these among them.
+    NoVote(NodeSet),
     /// The newest that a majority knows of is that this source went on without this node.
     LeftOut(NodeId),
 }
@@ -130,6 +132,11 @@ impl Refusal {
                 "{tag} has no quorum: {present} of {} nodes can vote here, {need} are needed, so others may go on without {here}",
                 names.nodes.len()
             ),
+            Refusal::NoVote(nodes) => format!(
+                "{here} can't vote before it has met all other nodes once, since it may have forgotten what it voted for; {} \
+                 can't be reached",
+                names.list(*nodes)
+            ),
             Refusal::LeftOut(node) => format!(
                 "{here} is outdated: {} went on without it, as a majority of the nodes knows",
                 name(node)
@@ -174,6 +181,10 @@ impl Refusal {
             Refusal::Unreachable(_) => format!("netraid explain {tag}"),
             Refusal::NoQuorum { .. } => format!(
                 "start netraidd on more nodes, or write quorum = \"off\" into {tag}.toml on all nodes: netraid adjust"
+            ),
+            Refusal::NoVote(nodes) => format!(
+                "start netraidd on {}, or take what is gone out of {tag}.toml on all nodes: netraid adjust",
+                names.list(*nodes)
             ),
             Refusal::LeftOut(node) => format!(
                 "start it where {} was in sync, or take {here}'s data as it is: mirror_action {tag} force {here}",

@@ -55,9 +55,50 @@ pub struct Vote {
     /// It has data of a time without votes, and was not in sync with a source that had any since: views say nothing of what it
     /// answered.
     pub unvoted: bool,
+    /// While this node seeks votes for a view that it has proposed: nothing was answered under that one yet.
+    #[serde(default)]
+    pub attempt: Option<Attempt>,
+}
+
+/// What was true before a view was proposed: the newest view that a majority knew of, or that of all nodes if there was none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// See [`View::members`].
+    pub members: NodeSet,
+    /// See [`View::forced`].
+    pub forced: bool,
 }
 
 impl Vote {
+    /// Whether it promises nothing, not even as one that was there from the beginning: the mirror is new, its quorum is, or
+    /// this node forgot what it promised. It must not count then.
+    pub fn abstains(&self) -> bool {
+        self.promised.is_none()
+    }
+
+    /// Whether nobody has tried yet, as far as it knows.
+    pub fn is_blank(&self) -> bool {
+        self.view.is_none() && self.promised.is_none_or(|term| term.number == 0)
+    }
+
+    /// Begins to vote, with what all the others have promised and taken. Whatever this node forgot, one of them knows: who
+    /// asked for a promise remembers it, and a view that counts was taken by another node as well.
+    pub fn begin(&mut self, own: NodeId, others: &[Vote]) {
+        let first = Term {
+            number: 0,
+            node: own,
+        };
+        let promised = others.iter().filter_map(|other| other.promised);
+        self.promised = promised.chain([first]).max();
+        self.view = others.iter().filter_map(|other| other.view).fold(
+            None,
+            |newest: Option<View>, view| match view.is_newer(newest.as_ref()) {
+                true => Some(view),
+                false => newest,
+            },
+        );
+    }
+
     /// What a node tells of its own attempt.
     pub fn hear(&mut self, node: NodeId, theirs: &Vote) {
         if let Some(term) = theirs.promised.filter(|term| term.node == node)
@@ -110,6 +151,7 @@ mod tests {
             promised: Some(term),
             view,
             unvoted: false,
+            attempt: None,
         }
     }
 
@@ -129,6 +171,24 @@ mod tests {
         vote.hear(new.node, &told(new, Some(view(new, 2, &[1, 2]))));
         vote.hear(new.node, &told(new, Some(view(new, 1, &[1]))));
         assert_eq!(vote.view, Some(view(new, 2, &[1, 2])));
+    }
+
+    #[test]
+    fn who_forgot_what_it_promised_begins_with_what_the_others_know() {
+        let own = NodeId::new(1).unwrap();
+        let mut blank = Vote::default();
+        assert!(blank.abstains());
+        blank.begin(own, &[Vote::default(), Vote::default()]);
+        assert!(!blank.abstains() && blank.is_blank(), "{blank:?}");
+        let (old, new) = (term(3, 0), term(7, 2));
+        let mut forgot = Vote::default();
+        let bidder = told(new, Some(view(old, 1, &[0, 1])));
+        forgot.begin(own, &[told(old, Some(view(old, 2, &[0]))), bidder]);
+        assert_eq!(forgot.promised, Some(new));
+        assert_eq!(forgot.view, Some(view(old, 2, &[0])));
+        // What was promised before counts again.
+        forgot.hear(old.node, &told(old, Some(view(old, 3, &[0, 1]))));
+        assert_eq!(forgot.view, Some(view(old, 2, &[0])));
     }
 
     #[test]

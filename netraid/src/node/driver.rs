@@ -256,7 +256,10 @@ impl Driver {
         let own = self.settings.own;
         let boot = match (self.local.view()?, self.local.accepts()) {
             (Some(view), _) => Boot::Running {
-                members: view.with(|leg| leg == LegState::InSync).with(own),
+                members: match view.own_leg_failed {
+                    true => view.with(|leg| leg == LegState::InSync),
+                    false => view.with(|leg| leg == LegState::InSync).with(own),
+                },
                 resyncing: view.with(|leg| matches!(leg, LegState::Resyncing(_))),
             },
             (None, Some(ticket)) => Boot::Serving {

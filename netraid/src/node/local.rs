@@ -298,11 +298,12 @@ impl Local {
     ///
     /// # Errors
     /// See [`Backend::start`].
-    pub fn assemble(&mut self, force: bool) -> Result<(), ArrayError> {
+    pub fn assemble(&mut self, force: bool, new_generation: bool) -> Result<(), ArrayError> {
         let started = self.backend.start(&Start {
             tag: self.plan.tag.clone(),
             disk: self.plan.disk.clone(),
             force,
+            new_generation,
             speed: self.plan.speed,
             async_limit: self.plan.async_limit,
             compare: self.plan.compare,

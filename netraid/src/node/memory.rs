@@ -9,7 +9,7 @@ use crate::mirror::action::Flag;
 use crate::mirror::generation::{Generation, Generations, HISTORY, SLOTS};
 use crate::mirror::node::{Names, NodeId, NodeSet};
 use crate::mirror::record::Memory;
-use crate::mirror::vote::{Term, View, Vote};
+use crate::mirror::vote::{Attempt, Term, View, Vote};
 
 /// Where a node keeps its memory of one mirror, and what the record said last.
 #[derive(Debug)]
@@ -268,17 +268,28 @@ fn votes_of(vote: &Vote) -> [u8; 32] {
     if let Some(view) = vote.view {
         out[0] |= 2 | if view.forced { 8 } else { 0 };
         out[2] = view.term.node.into();
-        out[3] = view
-            .members
-            .iter()
-            .fold(0, |bits, node| bits | 1 << node.slot());
+        out[3] = bits_of(view.members);
         out[4..8].copy_from_slice(&view.change.to_le_bytes());
         out[16..24].copy_from_slice(&view.term.number.to_le_bytes());
     }
     if vote.unvoted {
         out[0] |= 4;
     }
+    if let Some(attempt) = vote.attempt {
+        out[0] |= 16 | if attempt.forced { 32 } else { 0 };
+        out[24] = bits_of(attempt.members);
+    }
     out
+}
+
+fn bits_of(nodes: NodeSet) -> u8 {
+    nodes.iter().fold(0, |bits, node| bits | 1 << node.slot())
+}
+
+fn nodes_of(bits: u8) -> NodeSet {
+    NodeId::all()
+        .filter(|node| bits & 1 << node.slot() != 0)
+        .collect()
 }
 
 fn vote_of(bytes: &[u8; 32]) -> Vote {
@@ -300,12 +311,14 @@ fn vote_of(bytes: &[u8; 32]) -> Vote {
         view: term(bytes[2], 16).filter(|_| has(2)).map(|term| View {
             term,
             change: u32::from_le_bytes(change),
-            members: NodeId::all()
-                .filter(|node| bytes[3] & 1 << node.slot() != 0)
-                .collect(),
+            members: nodes_of(bytes[3]),
             forced: has(8),
         }),
         unvoted: has(4),
+        attempt: has(16).then(|| Attempt {
+            members: nodes_of(bytes[24]),
+            forced: has(32),
+        }),
     }
 }
 
@@ -416,6 +429,10 @@ mod tests {
                 forced: true,
             }),
             unvoted: true,
+            attempt: Some(Attempt {
+                members: set(&[1, 2]),
+                forced: true,
+            }),
         };
         memory
     }

@@ -62,6 +62,7 @@ fn a_mirror_of_the_embedded_engine_is_driven_through_the_same_trait() {
         tag: "data".into(),
         disk: local,
         force: false,
+        new_generation: false,
         speed: Speed::default(),
         async_limit: None,
         compare: true,

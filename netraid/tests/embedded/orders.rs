@@ -192,6 +192,7 @@ fn what_a_mirror_that_runs_is_not_is_refused() {
         tag: "data".into(),
         disk: rig.disk("two"),
         force: false,
+        new_generation: false,
         speed: Speed::default(),
         async_limit: None,
         compare: true,

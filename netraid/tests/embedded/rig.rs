@@ -89,6 +89,7 @@ impl Rig {
             tag: "data".into(),
             disk: self.disk(name),
             force: false,
+            new_generation: false,
             speed,
             async_limit: None,
             compare: true,

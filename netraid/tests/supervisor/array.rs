@@ -34,7 +34,7 @@ impl Cluster {
         self.connected(source, leg) && state.accepts == Some(source)
     }
 
-    pub fn assemble(&mut self, node: NodeId, force: bool) {
+    pub fn assemble(&mut self, node: NodeId, force: bool, voted: bool) {
         if std::mem::take(&mut self.node(node).fails) {
             return self.node(node).events.push_back(Event::AssembleFailed);
         }
@@ -45,7 +45,7 @@ impl Cluster {
             disk.consistent || force,
             "started in the middle of a resync"
         );
-        let made_up = !disk.consistent;
+        let made_up = !disk.consistent || voted;
         disk.consistent = true;
         disk.mixed = false;
         disk.generations.returned(node.slot());
@@ -58,7 +58,7 @@ impl Cluster {
         });
         self.oracle.started(node, forced);
         if made_up {
-            // What was forced is like nobody else's.
+            // What was forced is like nobody else's; what was voted for is newer than what others say.
             self.name_generation(node);
         }
         self.node(node).events.push_back(Event::Assembled);

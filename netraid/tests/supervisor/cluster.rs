@@ -197,6 +197,36 @@ impl Cluster {
         self.oracle.restarted(node);
     }
 
+    /// A node without power loses what it kept of the mirror, and its disk if that is what broke. What only that disk had is
+    /// lost, whatever anybody does.
+    pub fn lose_record(&mut self, node: NodeId, disk: bool) {
+        self.say(|| {
+            format!(
+                "-- {node:?} loses its record{}",
+                if disk { " and its disk" } else { "" }
+            )
+        });
+        let nodes = self.nodes[node.slot()].memory.nodes;
+        let state = self.node(node);
+        state.memory = Memory {
+            nodes,
+            ..Memory::default()
+        };
+        state.flags = (false, None, false);
+        if disk {
+            let holds = std::mem::take(&mut state.disk).holds;
+            let others = self.ids().filter(|other| *other != node);
+            let kept: Vec<_> = others
+                .map(|other| &self.nodes[other.slot()].disk.holds)
+                .collect();
+            let mut gone = holds;
+            for kept in &kept {
+                gone.remove(kept);
+            }
+            self.oracle.give_up_own(gone);
+        }
+    }
+
     /// The driver is killed and started again; what it drives goes on.
     pub fn restart_driver(&mut self, node: NodeId) {
         if !self.is_up(node) {

@@ -34,6 +34,12 @@ impl Writes {
         }
     }
 
+    pub fn remove(&mut self, other: &Writes) {
+        for (word, gone) in self.0.iter_mut().zip(&other.0) {
+            *word &= !gone;
+        }
+    }
+
     /// Those that are not in `other`.
     pub fn minus(&self, other: &Writes) -> Vec<u32> {
         let mut found = Vec::new();

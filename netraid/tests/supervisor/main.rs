@@ -25,6 +25,7 @@
 mod array;
 mod cluster;
 mod disk;
+mod live;
 mod matrix;
 mod oracle;
 mod perform;

@@ -43,7 +43,7 @@ impl Cluster {
                 let memory = self.machine(node).memory().clone();
                 self.node(node).memory = memory;
             }
-            Action::Assemble { force } => self.assemble(node, force),
+            Action::Assemble { force, voted } => self.assemble(node, force, voted),
             Action::Stop => self.stop_array(node),
             Action::Connect(leg) => {
                 if !self.can_write(node, leg) {

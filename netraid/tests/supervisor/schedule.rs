@@ -33,6 +33,10 @@ pub struct Tally {
     /// Starts of mirrors that have a quorum, and writes that were held back for it.
     pub voted: u64,
     pub held: u64,
+    /// Nodes that lost what they kept.
+    pub lost: u64,
+    /// Writes that a source answered because a majority was there.
+    pub alive: u64,
     /// Schedules that ended with a mirror that only an administrator's force could start.
     pub forced: u64,
 }
@@ -50,6 +54,8 @@ impl Tally {
         self.judged += other.judged;
         self.voted += other.voted;
         self.held += other.held;
+        self.alive += other.alive;
+        self.lost += other.lost;
         self.forced += other.forced;
     }
 }
@@ -67,6 +73,9 @@ pub fn run(seed: u64, trace: bool) -> Tally {
     for _ in 0..length {
         schedule.step();
         schedule.check();
+    }
+    if schedule.random.chance(50) {
+        schedule.a_majority_is_enough();
     }
     schedule.mend();
     let mut tally = schedule.tally;
@@ -190,7 +199,11 @@ impl Schedule {
         (0..count).map(|_| self.any()).collect()
     }
 
-    fn arrays(&self) -> Vec<NodeId> {
+    pub fn below(&mut self, bound: usize) -> usize {
+        self.random.below(bound as u64) as usize
+    }
+
+    pub fn arrays(&self) -> Vec<NodeId> {
         let runs = |node: &NodeId| self.cluster.nodes[node.slot()].array.is_some();
         self.cluster.ids().filter(runs).collect()
     }
@@ -300,6 +313,19 @@ impl Schedule {
             true if self.random.chance(35) => {
                 self.tally.crashes += 1;
                 self.cluster.power_off(node);
+                let votes = self.cluster.settings[node.slot()].quorum.is_some();
+                if votes && self.random.chance(5) {
+                    self.tally.lost += 1;
+                    let data = |other: NodeId| {
+                        let disk = &self.cluster.nodes[other.slot()].disk;
+                        disk.consistent && disk.generations.current != Generation::NONE
+                    };
+                    // Somebody has to have something in the end.
+                    let others = self.cluster.ids().filter(|other| *other != node);
+                    let kept = others.filter(|other| data(*other)).count() > 0;
+                    let disk = kept && self.random.chance(50);
+                    self.cluster.lose_record(node, disk);
+                }
             }
             true => {}
         }
@@ -397,7 +423,7 @@ impl Schedule {
 
     // --- the end ------------------------------------------------------------------------------------------------
 
-    fn finish_resyncs(&mut self) {
+    pub fn finish_resyncs(&mut self) {
         loop {
             let mut copied = false;
             for source in self.arrays() {

@@ -15,6 +15,11 @@ use crate::raid1::metadata::now;
 
 impl Kernel {
     pub(super) fn start_array(&self, start: &Start) -> Result<MdArray, ArrayError> {
+        if start.new_generation {
+            return Err(ArrayError::refused(
+                "the kernel's RAID1 names a generation with the first write that a leg misses, not before",
+            ));
+        }
         let _lock = self.machine.lock(&start.tag)?;
         if let Some(running) = self.running(&start.tag)? {
             return already(running, start);

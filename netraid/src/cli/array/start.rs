@@ -47,6 +47,7 @@ pub(super) fn perform(order: &Start) -> Result<(), Exit> {
         tag: order.common.tag.clone(),
         disk: order.disk.clone(),
         force: order.force,
+        new_generation: false,
         speed: speeds(
             order.speed_limit.as_deref(),
             order.speed_limit_min.as_deref(),

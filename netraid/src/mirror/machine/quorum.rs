@@ -7,7 +7,7 @@ use super::super::action::{Action, Hold};
 use super::super::generation::Generation;
 use super::super::node::{NodeId, NodeSet};
 use super::super::refusal::Refusal;
-use super::super::vote::{Quorum, Term, View, Vote};
+use super::super::vote::{Attempt, Quorum, Term, View, Vote};
 use super::{Machine, Service};
 
 /// An attempt to go into service.
@@ -15,8 +15,8 @@ use super::{Machine, Service};
 pub(super) struct Seeking {
     term: Term,
     force: bool,
-    /// The newest view when this node proposed its own, if there was any.
-    before: Option<View>,
+    /// What was true when this node proposed its own view, once it has.
+    before: Option<Attempt>,
     /// It has the votes, and the array is being started.
     voted: bool,
 }
@@ -32,20 +32,61 @@ pub struct QuorumState {
     pub nodes: usize,
     /// The application's requests, while this node is in service.
     pub hold: Hold,
+    /// Why they wait or fail, if they do.
+    pub why: Option<Shortage>,
+    /// Nodes that are there and do not vote yet: they have not met all others since they know of the quorum.
+    pub abstaining: NodeSet,
+}
+
+/// Why the requests of a source wait or fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shortage {
+    /// Not enough nodes are there.
+    TooFew,
+    /// A majority went on without this node, under that one.
+    LeftOut(NodeId),
+    /// That node took over, and has newer data.
+    Superseded(NodeId),
+    /// That node tried to take over, and is not known to have given up; this one asks for the votes again.
+    Outbid(NodeId),
+    /// A leg has left, and a majority does not know of it yet.
+    Votes,
 }
 
 impl Machine {
     /// How the quorum is, if the mirror has one.
     pub fn quorum(&self) -> Option<QuorumState> {
         let quorum = self.settings.quorum?;
+        let serves = matches!(self.service, Service::In | Service::Stopping);
+        let told = self.hold.filter(|_| serves).unwrap_or_default();
+        let why = match told {
+            // The array holds them back by itself.
+            Hold::No if serves && !self.guarded.minus(self.view_members()).is_empty() => {
+                Some(Shortage::Votes)
+            }
+            Hold::No => None,
+            Hold::Suspend | Hold::Fail => self.shortage,
+        };
+        let silent = |node: &NodeId| self.peer(*node).is_some_and(|peer| peer.vote.abstains());
+        let own = match self.memory.vote.abstains() {
+            true => NodeSet::of(self.own()),
+            false => NodeSet::NONE,
+        };
         Some(QuorumState {
             present: self.present(),
             need: quorum.need,
             nodes: quorum.nodes,
-            hold: match self.service {
-                Service::In | Service::Stopping => self.hold.unwrap_or_default(),
-                Service::Out | Service::Starting => Hold::No,
+            hold: match why {
+                Some(Shortage::Votes) => Hold::Suspend,
+                _ => told,
             },
+            why,
+            abstaining: self
+                .reachable()
+                .iter()
+                .filter(silent)
+                .collect::<NodeSet>()
+                .and(own),
         })
     }
 
@@ -55,11 +96,34 @@ impl Machine {
             return;
         }
         let before = self.memory.vote;
-        self.memory.vote.hear(node, theirs);
+        match before.abstains() {
+            false => self.memory.vote.hear(node, theirs),
+            true => self.begin_to_vote(),
+        }
         let has_data = self.memory.generations.current != Generation::NONE;
-        if before == Vote::default() && self.memory.vote != before && has_data {
+        if before.is_blank() && !self.memory.vote.is_blank() && has_data {
             self.memory.vote.unvoted = true;
         }
+    }
+
+    /// A node without a memory of votes may have forgotten one. It votes as soon as it has met all others.
+    fn begin_to_vote(&mut self) {
+        let Some(quorum) = self.settings.quorum else {
+            return;
+        };
+        if self.unreachable(quorum.nodes).is_empty() {
+            let others = self.reachable();
+            let others = others.iter().filter_map(|node| self.peer(node));
+            let others: Vec<Vote> = others.map(|peer| peer.vote).collect();
+            self.memory.vote.begin(self.own(), &others);
+        }
+    }
+
+    /// Why this node can't ask for votes, if so.
+    pub(super) fn no_vote(&self) -> Option<Refusal> {
+        let quorum = self.settings.quorum?;
+        let abstains = self.memory.vote.abstains();
+        abstains.then(|| Refusal::NoVote(self.unreachable(quorum.nodes)))
     }
 
     /// Whether this node waits for votes before it goes into service.
@@ -151,11 +215,7 @@ impl Machine {
         let peers = peers.iter().filter_map(|node| self.peer(node));
         let promised = peers.filter(|peer| peer.vote.promised == Some(term));
         let views = promised.map(|peer| peer.vote.view);
-        let views = views.chain([self.memory.vote.view]).flatten();
-        views.reduce(|one, other| match other.is_newer(Some(&one)) {
-            true => other,
-            false => one,
-        })
+        newest_of(views.chain([self.memory.vote.view]))
     }
 
     fn propose(&mut self, term: Term, change: u32, members: NodeSet, forced: bool) {
@@ -175,7 +235,7 @@ impl Machine {
     pub(super) fn keep_quorum(&mut self, out: &mut Vec<Action>) -> Vec<Action> {
         let mut first = Vec::new();
         let Some(quorum) = self.settings.quorum else {
-            self.quorum_switched_off(out);
+            self.quorum_switched_off(&mut first);
             return first;
         };
         match self.service {
@@ -186,23 +246,28 @@ impl Machine {
         first
     }
 
-    /// The array of a mirror that has no quorum any more waits for nobody.
-    fn quorum_switched_off(&mut self, out: &mut Vec<Action>) {
-        if self.service == Service::In && self.memory.vote.view.is_some() {
+    /// The array of a mirror that has no quorum any more waits for nobody. Whoever looked after it before may have told it
+    /// to, and is gone.
+    fn quorum_switched_off(&mut self, first: &mut Vec<Action>) {
+        if self.service != Service::In || self.hold.is_some() {
+            return;
+        }
+        self.hold = Some(Hold::No);
+        if self.memory.vote != Vote::default() {
             self.memory.vote = Vote {
                 unvoted: true,
                 ..Vote::default()
             };
-            self.memory.lost_quorum = false;
-            let members = NodeSet::NONE;
-            out.extend([
-                Action::Guard {
-                    members,
-                    only: true,
-                },
-                Action::Hold(Hold::No),
-            ]);
         }
+        self.memory.lost_quorum = false;
+        let members = NodeSet::NONE;
+        first.extend([
+            Action::Guard {
+                members,
+                only: true,
+            },
+            Action::Hold(Hold::No),
+        ]);
     }
 
     fn seek_votes(&mut self, quorum: Quorum, out: &mut Vec<Action>) {
@@ -223,8 +288,17 @@ impl Machine {
             }
             let forced = left_out.is_some() || newest.is_some_and(|view| view.forced);
             self.propose(seeking.term, 1, NodeSet::of(own), forced);
+            let before = Attempt {
+                // If nobody had voted, it is as if anybody could have been in it.
+                members: newest.map_or_else(
+                    || NodeId::all().take(quorum.nodes).collect(),
+                    |view| view.members,
+                ),
+                forced: newest.is_some_and(|view| view.forced),
+            };
+            self.memory.vote.attempt = Some(before);
             self.seeking = Some(Seeking {
-                before: newest,
+                before: Some(before),
                 ..seeking
             });
         }
@@ -236,9 +310,10 @@ impl Machine {
                 ..seeking
             });
             self.guard = Some(NodeSet::of(own));
-            out.push(Action::Assemble {
-                force: seeking.force && !self.memory.consistent,
-            });
+            self.guarded = NodeSet::of(own);
+            // From here on something may be answered under it.
+            self.memory.vote.attempt = None;
+            out.push(self.assemble(seeking.force));
         }
     }
 
@@ -265,21 +340,15 @@ impl Machine {
 
     /// Nothing was answered under the view that this node has just proposed: the one before it is still true.
     pub(super) fn withdraw(&mut self) {
-        let Some(seeking) = self.seeking.take() else {
+        let sought = self.seeking.take().and_then(|seeking| seeking.before);
+        let attempt = self.memory.vote.attempt.take();
+        // The second: the array was not started after all.
+        let (Some(before), Some(view)) = (attempt.or(sought), self.memory.vote.view) else {
             return;
         };
-        let Some(quorum) = self.settings.quorum else {
-            return;
-        };
-        let all = NodeId::all().take(quorum.nodes).collect();
-        let (members, forced) = match seeking.before {
-            Some(before) => (before.members, before.forced),
-            // None had been voted for: it is as if anybody could have been in it.
-            None => (all, false),
-        };
-        let view = self.memory.vote.view;
-        if let Some(view) = view.filter(|view| view.term == seeking.term) {
-            self.propose(view.term, view.change + 1, members, forced);
+        if self.settings.quorum.is_some() && view.term.node == self.own() {
+            let change = view.change.saturating_add(1);
+            self.propose(view.term, change, before.members, before.forced);
         }
     }
 
@@ -291,20 +360,61 @@ impl Machine {
         }
     }
 
+    /// The newest view that anybody who is there knows of.
+    fn newest_known(&self) -> Option<View> {
+        let peers = self.reachable();
+        let peers = peers.iter().filter_map(|node| self.peer(node));
+        let views = peers.map(|peer| peer.vote.view);
+        newest_of(views.chain([self.memory.vote.view]))
+    }
+
+    /// Whose view leaves this node out, or who has newer data.
+    fn overtaken(&self) -> Option<Shortage> {
+        let own = self.own();
+        let newest = self.newest_known();
+        let left_out = newest.filter(|view| !view.members.contains(own) && view.term.node != own);
+        left_out
+            .map(|view| Shortage::LeftOut(view.term.node))
+            .or(self.superseded.map(Shortage::Superseded))
+    }
+
+    /// Whether this source may ask for the votes again, after somebody else had them or may have: not while that one goes
+    /// on trying, or is in service with the same right. Two would take turns for ever.
+    fn may_bid(&self) -> bool {
+        let newest = self.newest_known();
+        let may_serve = |node: &NodeId| newest.is_none_or(|view| view.members.contains(*node));
+        let tries = |node: &NodeId| {
+            self.peer(*node)
+                .is_some_and(|peer| peer.running || peer.starting)
+        };
+        !self
+            .reachable()
+            .iter()
+            .any(|node| tries(&node) && may_serve(&node))
+    }
+
+    /// A term that somebody who is there has promised after this node's own, if any: its views are not taken any more.
+    fn outbid(&self) -> Option<Term> {
+        let peers = self.reachable();
+        let peers = peers.iter().filter_map(|node| self.peer(node));
+        let highest = peers.filter_map(|peer| peer.vote.promised).max();
+        highest.filter(|term| Some(*term) > self.memory.vote.promised)
+    }
+
     fn keep_view(&mut self, quorum: Quorum, first: &mut Vec<Action>) {
         let own = self.own();
         let target = self.view_members();
-        let others = self.reachable();
-        let rival = others.iter().any(|node| {
-            self.peer(node)
-                .is_some_and(|peer| peer.running || peer.starting)
-        });
         let present = self.present() >= quorum.need;
+        let mut overtaken = self.overtaken();
+        let bids = present && overtaken.is_none() && !self.memory.vote.abstains() && self.may_bid();
+        let outbid = self.outbid();
         let promised = self.memory.vote.promised;
-        let mine = promised.filter(|term| term.node == own);
+        let mine = promised.filter(|term| term.node == own && term.number > 0);
         let view = self.memory.vote.view;
-        let mut overtaken = self.superseded.is_some();
         match (mine, view) {
+            (Some(_), _) if outbid.is_some() && bids => {
+                self.new_term();
+            }
             (Some(term), Some(view)) if view.term == term => {
                 if view.members != target {
                     self.change_view(term, view.change.saturating_add(1), view.forced, first);
@@ -312,7 +422,7 @@ impl Machine {
             }
             (Some(term), _) if self.promises(term) >= quorum.need => match self.newest(term) {
                 Some(newest) if !newest.members.contains(own) && newest.term.node != own => {
-                    overtaken = true;
+                    overtaken = Some(Shortage::LeftOut(newest.term.node));
                 }
                 newest => {
                     let forced = newest.is_some_and(|view| view.forced);
@@ -321,7 +431,7 @@ impl Machine {
             },
             (Some(_), _) => {}
             // Somebody else has tried meanwhile, and is not in service.
-            (None, _) if present && !rival && !overtaken => {
+            (None, _) if bids => {
                 self.new_term();
             }
             (None, _) => {}
@@ -335,35 +445,62 @@ impl Machine {
             && self.guard != Some(view.members)
         {
             self.guard = Some(view.members);
+            self.guarded = view.members;
             first.push(Action::Guard {
                 members: view.members,
                 only: true,
             });
         }
         self.memory.lost_quorum = !present && (self.peers_had_time || self.memory.lost_quorum);
-        let hold = match () {
-            () if present && !overtaken => Hold::No,
-            () if !overtaken && !self.peers_had_time => return,
-            () if quorum.fail => Hold::Fail,
-            () => Hold::Suspend,
+        let doubt = outbid.or_else(|| self.in_doubt());
+        let (hold, why) = match (overtaken, doubt) {
+            (Some(why), _) => (without(quorum), Some(why)),
+            (None, _) if !present && !self.peers_had_time => return,
+            (None, _) if !present => (without(quorum), Some(Shortage::TooFew)),
+            // It is a matter of moments, as long as a majority is there.
+            (None, Some(term)) => (Hold::Suspend, Some(Shortage::Outbid(term.node))),
+            (None, None) => (Hold::No, None),
         };
         if present {
             self.peers_had_time = true;
         }
+        self.shortage = why;
         if self.hold != Some(hold) {
             self.hold = Some(hold);
             first.push(Action::Hold(hold));
         }
     }
 
+    /// The term that ended the one under which this source answered, if another one began.
+    fn in_doubt(&self) -> Option<Term> {
+        let vote = &self.memory.vote;
+        let term = vote.view?.term;
+        vote.promised.filter(|promised| *promised > term)
+    }
+
     /// The array waits for whoever is new in it before anybody hears that they have everything.
     fn change_view(&mut self, term: Term, change: u32, forced: bool, first: &mut Vec<Action>) {
         let target = self.view_members();
         self.guard = None;
+        self.guarded = self.guarded.and(target);
         first.push(Action::Guard {
             members: target,
             only: false,
         });
         self.propose(term, change, target, forced);
+    }
+}
+
+fn newest_of(views: impl Iterator<Item = Option<View>>) -> Option<View> {
+    views.flatten().fold(None, |newest, view| match newest {
+        Some(newest) if !view.is_newer(Some(&newest)) => Some(newest),
+        _ => Some(view),
+    })
+}
+
+fn without(quorum: Quorum) -> Hold {
+    match quorum.fail {
+        true => Hold::Fail,
+        false => Hold::Suspend,
     }
 }

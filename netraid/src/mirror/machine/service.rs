@@ -1,6 +1,6 @@
 //! Going into service and out of it, and what forbids it.
 
-use super::super::action::{Action, DropReason};
+use super::super::action::{Action, DropReason, Hold};
 use super::super::decision::{MAY_HAVE_MORE, Outcome};
 use super::super::generation::Generation;
 use super::super::node::NodeSet;
@@ -41,9 +41,14 @@ impl Machine {
             out.push(Action::Tell(self.reachable()));
         }
         if !waits {
-            out.push(Action::Assemble {
-                force: force && !self.memory.consistent,
-            });
+            out.push(self.assemble(force));
+        }
+    }
+
+    pub(super) fn assemble(&self, force: bool) -> Action {
+        Action::Assemble {
+            force: force && !self.memory.consistent,
+            voted: self.settings.quorum.is_some(),
         }
     }
 
@@ -91,7 +96,7 @@ impl Machine {
         if memory.generations.current == Generation::NONE {
             return Some(Refusal::NoData);
         }
-        if let Some(refusal) = self.no_quorum() {
+        if let Some(refusal) = self.no_quorum().or_else(|| self.no_vote()) {
             return Some(refusal);
         }
         if force {
@@ -164,7 +169,9 @@ impl Machine {
         }
         self.seeking = None;
         self.before_start = None;
-        (self.hold, self.peers_had_time) = (None, true);
+        // An array that was just started holds nothing back.
+        let free = self.settings.quorum.is_none();
+        (self.hold, self.peers_had_time) = (free.then_some(Hold::No), true);
         self.service = Service::In;
         self.memory.fresh = true;
         self.memory.outdated = false;

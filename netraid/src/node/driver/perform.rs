@@ -7,7 +7,8 @@ use crate::api::document::{Answer, Decided, Outcome};
 use crate::array::{Added, ArrayError};
 use crate::mirror::action::{Action, DropReason, Flag, Hold, Note};
 use crate::mirror::event::{Boot, Event};
-use crate::mirror::machine::{Leg, ORDERED};
+use crate::mirror::explain::quorum_problems;
+use crate::mirror::machine::{Leg, ORDERED, Shortage};
 use crate::mirror::node::NodeId;
 use crate::mirror::refusal::Refusal;
 
@@ -28,7 +29,7 @@ impl Driver {
             Action::Persist => self
                 .store
                 .store(self.machine.memory(), self.own_leg.array)?,
-            Action::Assemble { force } => self.assemble(force),
+            Action::Assemble { force, voted } => self.assemble(force, voted),
             Action::Stop => self.stop()?,
             // All three at once, by the last.
             Action::Connect(_) | Action::Merge(_) => {}
@@ -70,9 +71,9 @@ impl Driver {
         Ok(())
     }
 
-    fn assemble(&mut self, force: bool) {
+    fn assemble(&mut self, force: bool, voted: bool) {
         self.show();
-        match self.local.assemble(force) {
+        match self.local.assemble(force, voted) {
             Ok(()) => {
                 self.tell(
                     "in-service",
@@ -235,19 +236,24 @@ impl Driver {
     fn hold(&mut self, hold: Hold) -> Result<(), Broken> {
         self.local.hold(hold)?;
         let quorum = self.machine.quorum();
+        if quorum.is_none() && hold == Hold::No {
+            // It never was otherwise, or that is not asked for any more.
+            return Ok(());
+        }
         let votes = quorum.map_or_else(String::new, |quorum| {
             format!(
-                "{} of {} nodes, {} are needed",
+                " ({} of {} nodes, {} are needed)",
                 quorum.present, quorum.nodes, quorum.need
             )
         });
+        let said = quorum_problems(&self.machine, &self.names);
         let (event, text) = match hold {
-            Hold::No => ("quorum", format!("requests are served ({votes})")),
-            Hold::Suspend => ("quorum-lost", format!("no quorum: requests wait ({votes})")),
-            Hold::Fail => ("quorum-lost", format!("no quorum: requests fail ({votes})")),
+            Hold::No => ("quorum", format!("requests are served{votes}")),
+            Hold::Suspend | Hold::Fail => ("quorum-lost", said.join("; ")),
         };
         self.tell(event, text);
-        if hold != Hold::No {
+        let lasts = quorum.is_some_and(|quorum| !matches!(quorum.why, Some(Shortage::Outbid(_))));
+        if hold != Hold::No && lasts {
             self.quorum_lost();
         }
         Ok(())

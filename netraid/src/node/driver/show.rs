@@ -5,7 +5,7 @@ use crate::api::document::{self, Reason};
 use crate::array::ArrayStatus;
 use crate::config::{Handlers, OnIoError};
 use crate::mirror::action::Hold;
-use crate::mirror::explain::{explain, requests_wait};
+use crate::mirror::explain::{explain, quorum_problems};
 use crate::mirror::generation::{Generation, SLOTS};
 use crate::mirror::machine::{Leg, Service};
 use crate::mirror::node::NodeId;
@@ -144,7 +144,11 @@ impl Driver {
             .into_iter()
             .flatten()
             .cloned()
-            .chain(requests_wait(machine).map(|why| format!("{} {why}", self.names.tag)))
+            .chain(
+                quorum_problems(machine, &self.names)
+                    .into_iter()
+                    .map(|why| format!("{}: {why}", self.names.tag)),
+            )
             .chain(status.iter().flat_map(|status| status.notes.clone()))
             .chain(
                 status

@@ -162,8 +162,8 @@ impl Engine {
             stopped: false,
         };
         engine.legs[local.number()].state = LegState::InSync;
-        if force && !consistent {
-            // Forced data is like nobody else's.
+        if force && !consistent || engine.settings.new_generation {
+            // Forced data is like nobody else's; and a majority may have voted for this start.
             engine.mint_if_needed();
         }
         // Others are away from now on, and the superblock says so before the first write.

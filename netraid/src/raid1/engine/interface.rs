@@ -71,6 +71,9 @@ pub struct Settings {
     pub pass_through: bool,
     /// A leg is given up with the first error above so many since it was taken; 0 means no bound.
     pub io_error_limit: u64,
+    /// The data gets a generation of its own when the mirror starts, before anything is written: whatever other legs call
+    /// newer is none from then on.
+    pub new_generation: bool,
 }
 
 impl Default for Settings {
@@ -90,6 +93,7 @@ impl Default for Settings {
             on_congestion: OnCongestion::Block,
             pass_through: false,
             io_error_limit: IO_ERROR_LIMIT,
+            new_generation: false,
         }
     }
 }
