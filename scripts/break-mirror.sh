@@ -222,9 +222,7 @@ mistake 'qc an attempt that ended with its node leaves its view' \
     machine.rs 'self.withdraw(); match boot {' 'match boot {'
 mistake 'qd a start that was voted for names no generation' \
     machine/service.rs 'voted: self.settings.quorum.is_some(),' 'voted: false,'
-mistake 'qe who has promised a later term is given up for a view that does not know of it' \
-    decision.rs 'record.vote.promised <= Some(newest.term)' 'record.vote.promised <= record.vote.promised.max(Some(newest.term))'
-mistake 'qf two sources ask for votes in turns' \
+mistake 'qe two sources ask for votes in turns' \
     machine/quorum.rs 'newest.is_none_or(|view| view.members.contains(*node))' 'false && newest.is_none_or(|view| view.members.contains(*node))'
 
 [ "$tried" -gt 0 ] || fail "no mistake is called ${wanted[*]}"

@@ -5,6 +5,7 @@ pub mod identity;
 pub mod issue;
 pub mod listen;
 pub mod local_client;
+pub mod metrics;
 pub mod peer_client;
 pub mod schema;
 pub mod tls;

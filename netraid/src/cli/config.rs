@@ -170,7 +170,7 @@ fn mirror(mirror: &MirrorConfig) -> Value {
             "name": node.name.as_str(),
             "priority": node.priority,
             "address": node.address.to_string(),
-            "disk": node.disk.to_string_lossy(),
+            "disk": node.disk_text(),
             "port": node.port,
             "port_reason": node.port_reason,
         })

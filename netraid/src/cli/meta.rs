@@ -177,9 +177,15 @@ fn place(tag: &Tag, folder: Option<&PathBuf>) -> Result<(Config, Place), Exit> {
     })?;
     let slot = mirror.slot_of(own).map(|node| node.slot());
     let slot = slot.ok_or_else(|| Exit::usage(format!("{own} is no node of {tag}")))?;
+    let disk = mirror.nodes[slot].disk.clone();
+    let disk = disk.ok_or_else(|| {
+        Exit::usage(format!(
+            "{own} is a tie-breaker of {tag}: it has no disk and no data, only votes"
+        ))
+    })?;
     let place = Place {
         flags: FlagFiles::in_folder(&config.daemon.state_dir, tag.clone()),
-        disk: mirror.nodes[slot].disk.clone(),
+        disk,
         names: mirror.nodes.iter().map(|node| node.name.clone()).collect(),
         slot,
     };

@@ -131,7 +131,7 @@ fn mirror(mirror: &MirrorConfig) -> String {
             node.name,
             plain(&node.address.to_string()),
             node.port,
-            plain(&node.disk.to_string_lossy()),
+            plain(&node.disk_text()),
             node.priority
                 .map_or_else(|| "none".to_owned(), |priority| priority.to_string())
         );

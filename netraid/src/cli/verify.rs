@@ -126,7 +126,7 @@ fn differences(configured: &MirrorConfig, mirror: &Mirror, found: &mut Vec<Strin
         let name = &runs.name;
         let address = wanted.address.with_port(wanted.port);
         differs(format!("the address of {name}"), address, &runs.address);
-        let disk = wanted.disk.display().to_string();
+        let disk = wanted.disk_text();
         differs(format!("the disk of {name}"), disk, &runs.device);
     }
     for node in mirror.nodes.iter().filter(|node| !node.reachable) {

@@ -70,7 +70,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    fn value(&self, key: &str) -> Option<(&'a DeValue<'a>, Place)> {
+    pub(super) fn value(&self, key: &str) -> Option<(&'a DeValue<'a>, Place)> {
         let value = self.table.get(key)?;
         Some((value.get_ref(), self.source.place(value.span().start)))
     }

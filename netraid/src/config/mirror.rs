@@ -128,8 +128,8 @@ pub struct NodeConfig {
     pub priority: Option<u32>,
     /// Where its netraidd is reached; its data is served on the same host.
     pub address: Address,
-    /// Its disk or partition.
-    pub disk: PathBuf,
+    /// Its disk or partition; `None`: it is a tie-breaker, which only votes.
+    pub disk: Option<PathBuf>,
     /// Where its disk is served while it is a target.
     pub port: u16,
     /// Why a port was chosen that is not the first choice.
@@ -137,6 +137,19 @@ pub struct NodeConfig {
     /// When a write counts as done that this node gets as a target.
     pub protocol: Protocol,
 }
+
+impl NodeConfig {
+    /// The disk as it is written in the file.
+    pub fn disk_text(&self) -> String {
+        match &self.disk {
+            Some(disk) => disk.to_string_lossy().into_owned(),
+            None => NO_DISK.to_owned(),
+        }
+    }
+}
+
+/// What stands for the disk of a tie-breaker, as in DRBD's configuration.
+const NO_DISK: &str = "none";
 
 impl MirrorConfig {
     /// A node's slot, by its name.
@@ -341,6 +354,8 @@ pub(super) struct DraftNode {
     pub name: Option<At<NodeName>>,
     pub address: Option<At<Address>>,
     pub disk: Option<At<PathBuf>>,
+    /// It has none.
+    pub tie_breaker: Option<Place>,
     pub port: Option<At<u16>>,
     pub chosen: Option<super::ports::Choice>,
     priority: Option<u32>,
@@ -407,7 +422,7 @@ pub(super) fn read(source: &Source, problems: &mut Problems) -> Option<Draft> {
     let asynchronous = nodes
         .iter()
         .any(|node| node.protocol.or(protocol_of_all) == Some(Protocol::A));
-    let quorum = quorum::read(&fields, backend, nodes.len(), asynchronous, problems);
+    let quorum = quorum::read(&fields, backend, &nodes, asynchronous, problems);
     Some(Draft {
         place: fields.place,
         tag,
@@ -535,10 +550,18 @@ fn nodes(
             let instead = "write protocol above the nodes, or backend = \"embedded\"";
             problems.note(&protocol.place, Complaint::new(what, instead));
         }
+        let no_disk = fields
+            .value("disk")
+            .filter(|(value, _)| value.as_str() == Some(NO_DISK));
+        let tie_breaker = no_disk.map(|(_, place)| place);
         nodes.push(DraftNode {
             name,
             address: fields.text("address", problems, Address::parse),
-            disk: fields.path("disk", problems),
+            disk: match tie_breaker {
+                Some(_) => None,
+                None => fields.path("disk", problems),
+            },
+            tie_breaker,
             port: fields.number("port", 1..=65535, problems),
             chosen: None,
             priority: priority.map(|at| at.value),
@@ -589,7 +612,10 @@ impl DraftNode {
             name: self.name?.value,
             priority: self.priority,
             address: self.address?.value,
-            disk: self.disk?.value,
+            disk: match self.tie_breaker {
+                Some(_) => None,
+                None => Some(self.disk?.value),
+            },
             port,
             port_reason,
             protocol: self.protocol.unwrap_or(protocol),

@@ -1,8 +1,9 @@
 //! `quorum` and `on-no-quorum`: how many nodes have to be there for a mirror to be used.
 
 use super::fields::{Fields, Key};
-use super::mirror::Backend;
+use super::mirror::{Backend, DraftNode};
 use super::problem::{Complaint, Problems, quoted};
+use crate::mirror::node::{NodeId, NodeSet};
 use crate::mirror::vote::Quorum;
 
 /// The keys of a mirror's file that are read here.
@@ -17,8 +18,55 @@ pub(super) const QUORUM_KEYS: [Key; 2] = [
     },
 ];
 
-/// Reads them, for a mirror of so many nodes, some of which are `asynchronous` (protocol A).
+/// Reads them, for a mirror of these nodes, some of which are `asynchronous` (protocol A).
 pub(super) fn read(
+    fields: &Fields<'_>,
+    backend: Option<Backend>,
+    drafts: &[DraftNode],
+    asynchronous: bool,
+    problems: &mut Problems,
+) -> Option<Quorum> {
+    let nodes = drafts.len();
+    let quorum = number(fields, backend, nodes, asynchronous, problems);
+    let without = drafts.iter().zip(NodeId::all());
+    let without = without.filter_map(|(draft, node)| Some((node, draft.tie_breaker.as_ref()?)));
+    let without: Vec<_> = without.collect();
+    let complaint = match &quorum {
+        None => Complaint::new(
+            "a node without a disk only votes, and this mirror has no quorum",
+            "write quorum = \"majority\" above the nodes, or give it a disk",
+        ),
+        // One alone is a mirror that is not extended yet; a majority of others could outvote all that have the data.
+        Some(_) if (nodes - without.len()) <= without.len() => Complaint::new(
+            format!("{} of {nodes} nodes have no disk", without.len()),
+            "more nodes have to have one than not",
+        ),
+        // The metadata of the legs counts those alone, in the order of the nodes.
+        Some(_)
+            if drafts[..nodes - without.len()]
+                .iter()
+                .any(|draft| draft.tie_breaker.is_some()) =>
+        {
+            Complaint::new(
+                "a node without a disk is not among the last ones",
+                "write it behind those that have one",
+            )
+        }
+        Some(quorum) => {
+            return Some(Quorum {
+                tie_breakers: without.iter().map(|(node, _)| *node).collect(),
+                ..*quorum
+            });
+        }
+    };
+    if let Some((_, place)) = without.first() {
+        problems.note(place, complaint);
+    }
+    None
+}
+
+/// Reads the two keys.
+fn number(
     fields: &Fields<'_>,
     backend: Option<Backend>,
     nodes: usize,
@@ -75,6 +123,7 @@ pub(super) fn read(
     Some(Quorum {
         need,
         nodes,
+        tie_breakers: NodeSet::NONE,
         fail: fail.is_some_and(|at| at.value),
     })
 }

@@ -113,6 +113,13 @@ fn explain_own(machine: &Machine, names: &Names) -> Explanation {
             says(why, None, None)
         }
         Service::Out => match machine.refusal() {
+            Some(Refusal::TieBreaker(_)) => says(
+                format!(
+                    "{here} has no disk of {tag}: it votes, so that one of two others may go on alone"
+                ),
+                None,
+                None,
+            ),
             None => {
                 let why = format!("{tag} can go into service on {here}: nothing newer is known");
                 let command = format!("netraid start {tag}");

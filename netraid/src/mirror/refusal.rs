@@ -58,6 +58,8 @@ pub enum Refusal {
     },
     /// This node has no memory of votes, and may have forgotten one: it votes when it has met all others, these among them.
     NoVote(NodeSet),
+    /// That node has no disk: it only votes.
+    TieBreaker(NodeId),
     /// The newest that a majority knows of is that this source went on without this node.
     LeftOut(NodeId),
 }
@@ -137,6 +139,10 @@ impl Refusal {
                  can't be reached",
                 names.list(*nodes)
             ),
+            Refusal::TieBreaker(node) => format!(
+                "{} is a tie-breaker: it has no disk of {tag}, and only votes",
+                name(node)
+            ),
             Refusal::LeftOut(node) => format!(
                 "{here} is outdated: {} went on without it, as a majority of the nodes knows",
                 name(node)
@@ -186,6 +192,7 @@ impl Refusal {
                 "start netraidd on {}, or take what is gone out of {tag}.toml on all nodes: netraid adjust",
                 names.list(*nodes)
             ),
+            Refusal::TieBreaker(_) => format!("netraid status {tag}"),
             Refusal::LeftOut(node) => format!(
                 "start it where {} was in sync, or take {here}'s data as it is: mirror_action {tag} force {here}",
                 name(node)

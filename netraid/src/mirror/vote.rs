@@ -123,6 +123,8 @@ pub struct Quorum {
     pub need: usize,
     /// The configured nodes.
     pub nodes: usize,
+    /// Those of them that have no disk, and only vote.
+    pub tie_breakers: NodeSet,
     /// `on-no-quorum = "io-error"`: the application's requests fail. Else they wait.
     pub fail: bool,
 }

@@ -155,8 +155,9 @@ impl Adjuster {
                 let running = start(mirror, config, &self.shared)?;
                 state.running.insert(tag.clone(), running);
                 let slot = mirror.slot_of(config.daemon.node.as_str());
-                if let Some(node) = slot.and_then(|slot| mirror.nodes.get(slot.slot())) {
-                    (self.watch)(tag.clone(), node.disk.clone());
+                let node = slot.and_then(|slot| mirror.nodes.get(slot.slot()));
+                if let Some(disk) = node.and_then(|node| node.disk.clone()) {
+                    (self.watch)(tag.clone(), disk);
                 }
             }
         }

@@ -30,7 +30,7 @@ use crate::api::listen::{
 };
 use crate::array::embedded::Embedded;
 use crate::array::md::{Kernel, Machine};
-use crate::config::{Backend, Config, MirrorConfig, Parameters};
+use crate::config::{Backend, Config, MirrorConfig, NodeConfig, Parameters};
 
 /// Why the daemon can't run.
 #[derive(Debug, thiserror::Error)]
@@ -77,7 +77,7 @@ pub async fn serve(
         .filter_map(|mirror| {
             let slot = mirror.slot_of(own.as_str())?;
             let node = mirror.nodes.get(slot.slot())?;
-            Some((mirror.tag.to_string(), node.disk.clone()))
+            Some((mirror.tag.to_string(), node.disk.clone()?))
         })
         .collect();
     let instance = uuid::Uuid::new_v4().as_u64_pair().0;
@@ -265,11 +265,7 @@ pub(super) fn parts(
         protocol: mirror.protocol.as_str().into(),
         handlers: mirror.handlers.clone(),
         on_io_error: mirror.on_io_error,
-        disks: mirror
-            .nodes
-            .iter()
-            .map(|node| node.disk.display().to_string())
-            .collect(),
+        disks: mirror.nodes.iter().map(NodeConfig::disk_text).collect(),
         addresses: mirror
             .nodes
             .iter()
@@ -316,7 +312,14 @@ fn plan(
         tag: mirror.tag.to_string(),
         own,
         names: mirror.nodes.iter().map(|node| node.name.clone()).collect(),
-        disk: node.disk.clone(),
+        legs: mirror
+            .nodes
+            .iter()
+            .filter(|node| node.disk.is_some())
+            .count(),
+        // A tie-breaker's machine never asks for anything to be done with it.
+        disk: node.disk.clone().unwrap_or_default(),
+        tie_breaker: node.disk.is_none(),
         kernel,
         listen,
         run_dir: config.daemon.run_dir.clone(),

@@ -37,8 +37,12 @@ pub struct Plan {
     pub own: NodeId,
     /// The nodes, by slot.
     pub names: Vec<NodeName>,
-    /// This node's leg.
+    /// So many of them have a disk; they are the first ones.
+    pub legs: usize,
+    /// This node's leg; nothing if it is a tie-breaker.
     pub disk: PathBuf,
+    /// It has no disk, and only votes.
+    pub tie_breaker: bool,
     /// The array is the kernel's: a peer's export has to become a block device.
     pub kernel: bool,
     /// Where this node's leg is exported while it is a target: address and port.
@@ -166,6 +170,9 @@ impl Local {
     /// # Errors
     /// If the disk can't be read, or its metadata is damaged.
     pub fn own_leg(&self) -> Result<OwnLeg, ArrayError> {
+        if self.plan.tie_breaker {
+            return Ok(OwnLeg::default());
+        }
         let disk = Disk::open(&self.plan.disk, Access::Read).map_err(ArrayError::failed)?;
         let leg = match Leg::read(&disk) {
             Ok(leg) => leg,
@@ -213,7 +220,7 @@ impl Local {
         create::create(&Creation {
             tag: flags::Tag::new(self.plan.tag.as_str()).map_err(ArrayError::failed)?,
             disk: self.plan.disk.clone(),
-            nodes: self.plan.names.clone(),
+            nodes: self.plan.names[..self.plan.legs].to_vec(),
             node: node.ok_or_else(|| ArrayError::Failed("this node has no name".into()))?,
             chunk: self.plan.chunk,
             keep,

@@ -17,6 +17,7 @@ use super::adjust::Adjuster;
 use super::driver::Input;
 use super::shared::{Shared, Shown};
 use crate::api::document::{Answer, Order, Outcome};
+use crate::api::metrics;
 
 /// What everybody may read.
 pub fn reading(shared: Arc<Shared>) -> Router {
@@ -24,6 +25,7 @@ pub fn reading(shared: Arc<Shared>) -> Router {
         .route("/v1/mirrors", routing::get(mirrors))
         .route("/v1/mirrors/{tag}", routing::get(mirror))
         .route("/v1/events", routing::get(events))
+        .route("/metrics", routing::get(metrics))
         .with_state(shared)
 }
 
@@ -48,6 +50,11 @@ async fn mirrors(State(shared): State<Arc<Shared>>) -> Response {
         sleep(LOOK).await;
     }
     Json(shared.mirrors()).into_response()
+}
+
+async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
+    let page = metrics::text(&shared.mirrors());
+    ([("content-type", metrics::CONTENT_TYPE)], page).into_response()
 }
 
 async fn mirror(State(shared): State<Arc<Shared>>, Path(tag): Path<String>) -> Response {

@@ -51,6 +51,8 @@ pub struct Options {
     pub more: Vec<usize>,
     /// Nodes that have `data`; all, if none is named.
     pub data: Vec<usize>,
+    /// Of those the last one has no disk, and only votes.
+    pub tie_breaker: bool,
 }
 
 pub struct Cluster {
@@ -144,13 +146,13 @@ impl Cluster {
             false => options.data,
         };
         for (number, (tag, members)) in [(TAG, data), ("more", options.more)].iter().enumerate() {
+            let (keys, tie_breaker) = match tag == &TAG {
+                true => (options.keys.as_str(), options.tie_breaker),
+                false => ("", false),
+            };
             for node in members {
-                let keys = if tag == &TAG {
-                    options.keys.as_str()
-                } else {
-                    ""
-                };
-                cluster.configure((tag, number, keys), *node, members, hosts[*node]);
+                let without = members.last().filter(|_| tie_breaker).copied();
+                cluster.configure((tag, number, keys), (*node, without), members, hosts[*node]);
             }
         }
         cluster
@@ -160,7 +162,7 @@ impl Cluster {
     fn configure(
         &self,
         (tag, number, keys): (&str, usize, &str),
-        own: usize,
+        (own, without): (usize, Option<usize>),
         members: &[usize],
         host: Ipv4Addr,
     ) {
@@ -175,7 +177,11 @@ impl Cluster {
                 Some(cable) => (cable[0].address, cable[1 + number].address.port()),
                 None => (SocketAddr::from((host, PEERS)), LEGS + number as u16),
             };
-            let (name, disk) = (&self.nodes[*to].name, self.nodes[*to].disk_of(tag));
+            let name = &self.nodes[*to].name;
+            let disk = match without == Some(*to) {
+                true => "none".into(),
+                false => self.nodes[*to].disk_of(tag),
+            };
             writeln!(
                 text,
                 "[[nodes]]\nname = {name:?}\naddress = \"{address}\"\ndisk = {disk:?}\nport = {port}"

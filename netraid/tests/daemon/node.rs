@@ -212,7 +212,7 @@ impl Node {
 
     // --- orders and status --------------------------------------------------------------------------------------
 
-    fn client(&self) -> LocalClient {
+    pub fn client(&self) -> LocalClient {
         LocalClient::new(self.run_dir().join("netraidd.sock"), PATIENCE)
     }
 

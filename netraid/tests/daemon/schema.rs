@@ -186,3 +186,32 @@ fn each_id_and_flag_of_a_mirror_is_explained() {
     assert!(text.contains("was source: yes"), "{text}");
     assert!(text.contains("nodes: server1 and server2"), "{text}");
 }
+
+#[test]
+fn what_collects_metrics_gets_them() {
+    let cluster = Cluster::new(2).mirrored();
+    let server1 = &cluster.nodes[0];
+    let (status, body) = server1.client().get("/metrics").unwrap();
+    assert_eq!(status, 200);
+    let text = String::from_utf8(body.to_vec()).unwrap();
+    let mut named = "";
+    for line in text.lines() {
+        // As the format wants it: what a name means comes before its values, once.
+        if let Some(rest) = line.strip_prefix("# ") {
+            named = rest.split(' ').nth(1).unwrap();
+            continue;
+        }
+        let (name, rest) = line.split_once('{').unwrap();
+        assert_eq!(name, named, "{text}");
+        let (_, value) = rest.rsplit_once("} ").unwrap();
+        value.parse::<f64>().unwrap();
+    }
+    for line in [
+        "netraid_mirror_in_service{mirror=\"data\"} 1",
+        "netraid_mirror_problems{mirror=\"data\"} 0",
+        "netraid_node_in_sync{mirror=\"data\",node=\"server2\"} 1",
+        "netraid_node_reachable{mirror=\"data\",node=\"server2\"} 1",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+    }
+}

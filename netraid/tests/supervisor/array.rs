@@ -187,7 +187,7 @@ impl Cluster {
             disk.blocks[block] = number;
             disk.holds.insert(number);
         }
-        let everybody: NodeSet = self.ids().collect();
+        let everybody: NodeSet = self.with_disk().collect();
         let absent = everybody.minus(self.array(node).in_sync);
         if self.array(node).needs_name && !absent.is_empty() {
             self.name_generation(node);
@@ -211,7 +211,10 @@ impl Cluster {
     fn name_generation(&mut self, node: NodeId) {
         let name = self.new_generation();
         let in_sync = self.array(node).in_sync;
-        let absent: NodeSet = self.ids().filter(|id| !in_sync.contains(*id)).collect();
+        let absent: NodeSet = self
+            .with_disk()
+            .filter(|id| !in_sync.contains(*id))
+            .collect();
         let mut generations = self.nodes[node.slot()].disk.generations.clone();
         generations.mint(name, absent.iter().map(NodeId::slot));
         self.tell_generations(node, &generations);
@@ -271,7 +274,7 @@ impl Cluster {
         disk.holds = source.holds;
         self.oracle.joined(node, leg);
         let in_sync = self.array(node).in_sync;
-        if in_sync.len() == self.nodes.len() {
+        if in_sync.len() == self.with_disk().count() {
             let holds = self.nodes[node.slot()].disk.holds.clone();
             self.oracle.whole(&holds);
             for member in in_sync.iter() {

@@ -121,6 +121,13 @@ impl Cluster {
         (0..self.nodes.len()).map(id)
     }
 
+    /// Those that are no tie-breakers.
+    pub fn with_disk(&self) -> impl Iterator<Item = NodeId> + use<> {
+        let quorum = self.settings[0].quorum;
+        let without = quorum.map_or(NodeSet::NONE, |quorum| quorum.tie_breakers);
+        self.ids().filter(move |node| !without.contains(*node))
+    }
+
     pub fn node(&mut self, node: NodeId) -> &mut Node {
         &mut self.nodes[node.slot()]
     }
@@ -488,6 +495,8 @@ impl Cluster {
             .iter()
             .any(|action| matches!(action, Action::Assemble { .. }))
         {
+            let view = self.machine(node).memory().vote.view;
+            self.oracle.voted.extend(view.map(|view| view.term));
             let force = std::mem::take(&mut self.node(node).forces);
             self.node(node).forced = forced || force;
         }

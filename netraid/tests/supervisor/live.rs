@@ -7,6 +7,7 @@ use netraid::mirror::event::Event;
 use netraid::mirror::machine::Shortage;
 use netraid::mirror::node::{NodeId, NodeSet};
 use netraid::mirror::refusal::Refusal;
+use netraid::mirror::vote::View;
 
 use crate::array::Until;
 use crate::cluster::id;
@@ -57,7 +58,16 @@ impl Schedule {
         match self.arrays().as_slice() {
             [] => self.must_get_votes(there),
             [source] => self.must_answer(*source),
-            _ => {}
+            // The one that was voted for answers, whatever the others believe.
+            several => {
+                let rightly = |node: &&NodeId| {
+                    self.newest(**node)
+                        .is_some_and(|view| view.members.contains(**node))
+                };
+                if let [source] = several.iter().filter(rightly).collect::<Vec<_>>()[..] {
+                    self.must_answer(*source);
+                }
+            }
         }
     }
 
@@ -71,11 +81,32 @@ impl Schedule {
                 return self.must_answer(node);
             }
             let answer = self.cluster.nodes[node.slot()].answer;
+            if let Some(Err(Refusal::LeftOut(by))) = answer
+                && there.contains(by)
+            {
+                let term = self.newest(node).map(|view| view.term);
+                assert!(
+                    term.is_some_and(|term| self.cluster.oracle.voted.contains(&term)),
+                    "quorum: {node:?} is left out by an attempt of {by:?} that came to nothing, {term:?}"
+                );
+            }
             assert!(
                 !matches!(answer, Some(Err(Refusal::NoQuorum { .. }))),
                 "quorum: {node:?} does not get the votes of {there:?}: {answer:?}"
             );
         }
+    }
+
+    /// The newest view that a node, or one that it can reach, has taken.
+    fn newest(&self, node: NodeId) -> Option<View> {
+        let machine = self.cluster.machine(node);
+        let peers = machine.reachable();
+        let views = peers
+            .iter()
+            .filter_map(|node| machine.peer(node)?.vote.view);
+        views
+            .chain(machine.memory().vote.view)
+            .max_by_key(|view| (view.term, view.change))
     }
 
     fn must_answer(&mut self, source: NodeId) {
@@ -94,18 +125,12 @@ impl Schedule {
         let rightly = match said {
             None => true,
             // Whoever went on without it may have answered since, and is not there.
-            Some(Shortage::LeftOut(by)) => {
-                let views = machine
-                    .reachable()
-                    .iter()
-                    .filter_map(|node| machine.peer(node));
-                let views = views
-                    .map(|peer| peer.vote.view)
-                    .chain([machine.memory().vote.view]);
-                let newest = views.flatten().max_by_key(|view| (view.term, view.change));
-                newest.is_some_and(|view| view.term.node == by && !view.members.contains(source))
-            }
-            Some(Shortage::Superseded(_)) => true,
+            Some(Shortage::LeftOut(by)) => self
+                .newest(source)
+                .is_some_and(|view| view.term.node == by && !view.members.contains(source)),
+            Some(Shortage::Superseded(by)) => self.newest(source).is_none_or(|view| {
+                view.forced || view.members.contains(by) || !view.members.contains(source)
+            }),
             Some(Shortage::TooFew | Shortage::Outbid(_) | Shortage::Votes) => false,
         };
         assert!(

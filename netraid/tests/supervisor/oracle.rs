@@ -1,10 +1,11 @@
 //! What only the tests know: which writes were answered, what each node could know, and what administrators gave up.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use netraid::mirror::node::{NodeId, NodeSet};
 use netraid::mirror::policy::Judgement;
 use netraid::mirror::record::Record;
+use netraid::mirror::vote::Term;
 
 use crate::cluster::Cluster;
 use crate::disk::Writes;
@@ -37,6 +38,8 @@ pub struct Oracle {
     pub starts: u64,
     pub answers: u64,
     pub resyncs: u64,
+    /// Attempts to be source that a majority has voted for.
+    pub voted: BTreeSet<Term>,
     /// Writes that were held back.
     pub held: u64,
     /// Times that a policy gave up what a node has.

@@ -144,6 +144,10 @@ impl Schedule {
         let quorum = random.chance(40).then(|| Quorum {
             need: majority + random.below((count - majority + 1) as u64) as usize,
             nodes: count,
+            tie_breakers: match count > 2 && random.chance(40) {
+                true => NodeSet::of(id(count - 1)),
+                false => NodeSet::NONE,
+            },
             fail: random.chance(50),
         });
         let policies = policies(&mut random, count);
@@ -180,8 +184,8 @@ impl Schedule {
         self.cluster.settle();
         self.cluster.ask(id(0), Event::Restore);
         self.cluster.settle();
-        for slot in 1..count {
-            self.cluster.ask(id(0), Event::Extend(id(slot)));
+        for node in self.cluster.with_disk().skip(1) {
+            self.cluster.ask(id(0), Event::Extend(node));
             self.cluster.settle();
         }
         if self.random.chance(80) {
@@ -466,7 +470,7 @@ impl Schedule {
                     if self.is_whole(*source) {
                         return self.compare(*source);
                     }
-                    self.do_what_is_said(*source, &nodes);
+                    self.do_what_is_said(*source);
                 }
                 [one, ..] => {
                     self.tally.splits += 1;
@@ -502,11 +506,12 @@ impl Schedule {
         self.cluster.ask(node, Event::Force);
     }
 
-    fn do_what_is_said(&mut self, source: NodeId, nodes: &[NodeId]) {
+    fn do_what_is_said(&mut self, source: NodeId) {
         self.cluster.ask(source, Event::Parents { up: true });
         self.cluster.ask(source, Event::QuickCheck);
         self.cluster.settle();
-        for &node in nodes.iter().filter(|node| **node != source) {
+        let others = self.cluster.with_disk().filter(|node| *node != source);
+        for node in others {
             let event = match self.cluster.machine(source).standing(node) {
                 Standing::Paused => Event::Resume(NodeSet::of(node)),
                 Standing::NotATarget => Event::Extend(node),
@@ -526,15 +531,15 @@ impl Schedule {
 
     fn is_whole(&self, source: NodeId) -> bool {
         let array = self.cluster.nodes[source.slot()].array.as_ref().unwrap();
-        array.in_sync.len() == self.cluster.nodes.len()
+        array.in_sync.len() == self.cluster.with_disk().count()
     }
 
     /// P3 for all, and P6: every node says what is true.
     fn compare(&mut self, source: NodeId) {
-        for node in self.cluster.ids() {
+        for node in self.cluster.with_disk() {
             self.cluster
                 .check_equal(source, node, "everything is mended");
-            for other in self.cluster.ids() {
+            for other in self.cluster.with_disk() {
                 let expected = match other == source {
                     true => Word::Source,
                     false => Word::Target,

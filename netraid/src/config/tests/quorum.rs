@@ -1,6 +1,7 @@
 //! The keys for a quorum.
 
 use super::*;
+use crate::mirror::node::{NodeId, NodeSet};
 use crate::mirror::vote::Quorum;
 
 #[test]
@@ -19,6 +20,7 @@ fn a_quorum_is_more_than_half_of_the_nodes_and_needs_the_embedded_engine() {
         Some(Quorum {
             need,
             nodes: 3,
+            tie_breakers: NodeSet::NONE,
             fail,
         })
     };
@@ -60,4 +62,45 @@ fn a_quorum_is_more_than_half_of_the_nodes_and_needs_the_embedded_engine() {
         "4:10: quorum is not built for backend \"md\": the kernel can't hold answers back while the nodes vote; \
          write backend = \"embedded\", or quorum = \"off\""
     );
+}
+
+#[test]
+fn a_tie_breaker_has_no_disk_comes_last_and_needs_a_quorum() {
+    let with = |quorum: &str, last: &str| {
+        let text = mirror("a", 0, &format!("{quorum}{NODES}{last}"));
+        text.replace("\"md\"", "\"embedded\"")
+    };
+    let third = node("s3", "10.0.0.3", "none", "");
+    let config = read(&[("a.toml", &with("quorum = 'majority'", &third))]).unwrap();
+    let a = &config.mirrors[&Tag::new("a").unwrap()];
+    let quorum = a
+        .settings("s3", &config.parameters)
+        .unwrap()
+        .quorum
+        .unwrap();
+    assert_eq!((quorum.need, quorum.nodes), (2, 3));
+    assert_eq!(quorum.tie_breakers, NodeSet::of(NodeId::new(2).unwrap()));
+    assert_eq!(a.nodes[2].disk, None);
+    assert_eq!(a.nodes[2].disk_text(), "none");
+    for (quorum, last, expected) in [
+        (
+            "",
+            third.clone(),
+            "a node without a disk only votes, and this mirror has no quorum; \
+             write quorum = \"majority\" above the nodes, or give it a disk",
+        ),
+        (
+            "quorum = 'majority'",
+            format!("{third}{}", node("s4", "10.0.0.4", "none", "")),
+            "2 of 4 nodes have no disk; more nodes have to have one than not",
+        ),
+        (
+            "quorum = 'majority'",
+            format!("{third}{}", node("s4", "10.0.0.4", "/dev/b", "")),
+            "a node without a disk is not among the last ones; write it behind those that have one",
+        ),
+    ] {
+        let told = told(&with(quorum, &last));
+        assert!(told.ends_with(expected), "{told}");
+    }
 }

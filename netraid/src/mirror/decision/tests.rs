@@ -395,3 +395,34 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn row_c_a_view_says_nothing_of_who_has_promised_a_later_term() {
+    use crate::mirror::vote::{Term, View};
+    let (mut own, mut peer) = two();
+    own.generations.mint(Generation(7), [1].into_iter());
+    peer.generations.mint(Generation(8), [0].into_iter());
+    let term = |number, slot| Term {
+        number,
+        node: NodeId::new(slot).unwrap(),
+    };
+    let view = |term: Term| View {
+        term,
+        change: 1,
+        members: NodeSet::of(term.node),
+        forced: false,
+    };
+    (own.vote.promised, own.vote.view) = (Some(term(3, 0)), Some(view(term(3, 0))));
+    (peer.vote.promised, peer.vote.view) = (Some(term(2, 1)), Some(view(term(2, 1))));
+    let rule = "one wrote without a quorum, and answered nothing of it";
+    check((own.clone(), peer.clone()), C, ("c", "c"), rule, TO);
+    // It may follow a source that was voted for under a term that neither of these views knows.
+    peer.vote.promised = Some(term(4, 2));
+    let found = compare(&own, &peer, &C);
+    assert!(matches!(found.outcome, Outcome::SplitBrain(_)), "{found:?}");
+    // Nor of data of a time without votes, and none that was forced counts.
+    peer.vote.promised = Some(term(2, 1));
+    peer.vote.unvoted = true;
+    let found = compare(&own, &peer, &C);
+    assert!(matches!(found.outcome, Outcome::SplitBrain(_)), "{found:?}");
+}

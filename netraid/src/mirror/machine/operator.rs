@@ -130,6 +130,7 @@ impl Machine {
             () if self.service != Service::In => Some(self.not_source()),
             () if node == self.own() => Some(Refusal::OwnTarget),
             () if self.memory.nodes.contains(node) => return out.push(Action::Done),
+            () if self.is_tie_breaker(node) => Some(Refusal::TieBreaker(node)),
             () if self.memory.nodes.len() >= SLOTS => Some(Refusal::TooMany),
             () => None,
         };

@@ -62,7 +62,10 @@ impl Machine {
         let why = match told {
             // The array holds them back by itself.
             Hold::No if serves && !self.guarded.minus(self.view_members()).is_empty() => {
-                Some(Shortage::Votes)
+                match self.present() < quorum.need {
+                    true => Some(Shortage::TooFew),
+                    false => Some(Shortage::Votes),
+                }
             }
             Hold::No => None,
             Hold::Suspend | Hold::Fail => self.shortage,
@@ -76,8 +79,8 @@ impl Machine {
             present: self.present(),
             need: quorum.need,
             nodes: quorum.nodes,
-            hold: match why {
-                Some(Shortage::Votes) => Hold::Suspend,
+            hold: match (told, why) {
+                (Hold::No, Some(_)) => Hold::Suspend,
                 _ => told,
             },
             why,
@@ -139,6 +142,12 @@ impl Machine {
             .view
             .filter(|_| self.settings.quorum.is_some());
         view.is_some_and(|view| !view.members.contains(node))
+    }
+
+    /// Whether a node has no disk, and only votes.
+    pub fn is_tie_breaker(&self, node: NodeId) -> bool {
+        let quorum = self.settings.quorum;
+        quorum.is_some_and(|quorum| quorum.tie_breakers.contains(node))
     }
 
     fn present(&self) -> usize {
@@ -222,7 +231,7 @@ impl Machine {
         let all = self
             .settings
             .quorum
-            .is_some_and(|quorum| members.len() == quorum.nodes);
+            .is_some_and(|quorum| members.len() == quorum.nodes - quorum.tie_breakers.len());
         self.memory.vote.view = Some(View {
             term,
             change,

@@ -85,6 +85,9 @@ impl Machine {
 
     /// Why the mirror must not go into service here, if so.
     fn obstacle(&self, force: bool) -> Option<Refusal> {
+        if self.is_tie_breaker(self.own()) {
+            return Some(Refusal::TieBreaker(self.own()));
+        }
         let running = |node: &_| {
             self.peer(*node)
                 .is_some_and(|peer| peer.running || peer.starting)

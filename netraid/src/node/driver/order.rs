@@ -13,6 +13,7 @@ use crate::mirror::generation::Generation;
 use crate::mirror::machine::{Machine, Service};
 use crate::mirror::node::{NodeId, NodeSet};
 use crate::mirror::record::{Memory, Record};
+use crate::mirror::refusal::Refusal;
 
 /// Whether nothing is known of the mirror here but that the disk holds a leg of it: it never was in service, nor in sync
 /// with a source, as far as this node remembers.
@@ -296,6 +297,10 @@ impl Driver {
     /// Makes the disk the first leg of a new mirror, and puts it in service.
     fn create(&mut self, force: bool, keep: bool, dry_run: bool) -> Result<(), Broken> {
         let own = self.settings.own;
+        if self.machine.is_tie_breaker(own) {
+            self.refuse(Refusal::TieBreaker(own));
+            return Ok(());
+        }
         let tag = &self.names.tag;
         // Of a disk that was found with a leg, and no record beside it, nothing is known but that.
         let only_found = force && is_only_found(self.memory());

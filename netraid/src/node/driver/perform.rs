@@ -270,7 +270,7 @@ impl Driver {
         Ok(())
     }
 
-    fn refuse(&mut self, refusal: Refusal) {
+    pub(super) fn refuse(&mut self, refusal: Refusal) {
         let own = self.settings.own;
         let why = refusal.reason(own, &self.names);
         let next = refusal.next(own, &self.names);

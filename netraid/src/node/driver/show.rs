@@ -203,7 +203,10 @@ impl Driver {
                 own,
                 member,
                 reachable,
-                status: self.machine.detailed_word(node).to_string(),
+                status: match self.machine.is_tie_breaker(node) && reachable {
+                    true => TIE_BREAKER.into(),
+                    false => self.machine.detailed_word(node).to_string(),
+                },
                 disk: match self.left_behind.contains(node) {
                     true => "Consistent".into(),
                     false => self.disk_state(node).into(),
@@ -226,11 +229,15 @@ impl Driver {
                         explanation.why
                     ),
                     (Some(explanation), None) => explanation.why.clone(),
+                    (None, _) if self.machine.is_tie_breaker(node) => {
+                        format!("{name} has no disk of the mirror: it only votes")
+                    }
                     (None, _) => format!("{name} is configured, and no node of the mirror yet"),
                 },
                 waits_for: explanation.and_then(|one| one.waits_for.clone()),
                 command: match (explanation, member) {
                     (Some(explanation), _) => explanation.command.clone(),
+                    (None, _) if self.machine.is_tie_breaker(node) => None,
                     (None, _) => Some(format!("netraid extend {} {name}", self.names.tag)),
                 },
                 last_resync: self.decided[slot].clone(),
@@ -274,6 +281,9 @@ impl Driver {
         }
     }
 }
+
+/// The status of a node without a disk that can be reached. It is no target, so it has none of their words.
+const TIE_BREAKER: &str = "Tie-Breaker";
 
 /// Whether the array has a leg with this word.
 fn held(status: &str) -> bool {
