@@ -1,3 +1,5 @@
+//! Every number has its line, and the format is what collectors read.
+
 use super::*;
 
 fn mirrors(mirror: serde_json::Value) -> Mirrors {

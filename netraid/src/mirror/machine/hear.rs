@@ -50,7 +50,7 @@ impl Machine {
     /// Somebody is in service, and this node is not.
     fn hear_source(&mut self, source: &Record) {
         let own = self.own();
-        if source.nodes.contains(own) {
+        if source.nodes.contains(own) || self.is_tie_breaker(own) {
             self.memory.nodes = source.nodes;
         }
         let accepted = self.accepted == Some(source.node);
