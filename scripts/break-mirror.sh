@@ -224,6 +224,8 @@ mistake 'qd a start that was voted for names no generation' \
     machine/service.rs 'voted: self.settings.quorum.is_some(),' 'voted: false,'
 mistake 'qe two sources ask for votes in turns' \
     machine/quorum.rs 'newest.is_none_or(|view| view.members.contains(*node))' 'false && newest.is_none_or(|view| view.members.contains(*node))'
+mistake 'qf what nobody answered keeps a majority from starting' \
+    machine/service.rs 'conflicting.iter().filter(|node| !self.is_outvoted(*node));' 'conflicting.iter().filter(|_| true);'
 
 [ "$tried" -gt 0 ] || fail "no mistake is called ${wanted[*]}"
 echo "$((tried - missed)) of $tried mistakes caught"

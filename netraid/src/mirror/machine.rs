@@ -431,6 +431,13 @@ impl Machine {
 
     fn boot(&mut self, boot: &Boot, out: &mut Vec<Action>) {
         *self = Machine::new(self.settings.clone(), self.memory.clone());
+        if self.settings.quorum.is_none() && self.memory.vote != Vote::default() {
+            // What was voted for says nothing of what is answered from now on.
+            self.memory.vote = Vote {
+                unvoted: true,
+                ..Vote::default()
+            };
+        }
         // Nothing came of an attempt that ended with whoever made it.
         self.withdraw();
         match boot {

@@ -143,6 +143,9 @@ impl Refusal {
                 "{} is a tie-breaker: it has no disk of {tag}, and only votes",
                 name(node)
             ),
+            Refusal::LeftOut(node) if *node == own => format!(
+                "{here} is outdated: others went on without it, as a majority of the nodes knows"
+            ),
             Refusal::LeftOut(node) => format!(
                 "{here} is outdated: {} went on without it, as a majority of the nodes knows",
                 name(node)
@@ -189,10 +192,14 @@ impl Refusal {
                 "start netraidd on more nodes, or write quorum = \"off\" into {tag}.toml on all nodes: netraid adjust"
             ),
             Refusal::NoVote(nodes) => format!(
-                "start netraidd on {}, or take what is gone out of {tag}.toml on all nodes: netraid adjust",
+                "start netraidd on {}; or, if that is gone for good, write quorum = \"off\" into {tag}.toml on all nodes: \
+                 netraid adjust",
                 names.list(*nodes)
             ),
             Refusal::TieBreaker(_) => format!("netraid status {tag}"),
+            Refusal::LeftOut(node) if *node == own => format!(
+                "start it on another node, or take {here}'s data as it is: mirror_action {tag} force {here}"
+            ),
             Refusal::LeftOut(node) => format!(
                 "start it where {} was in sync, or take {here}'s data as it is: mirror_action {tag} force {here}",
                 name(node)

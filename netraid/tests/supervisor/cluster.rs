@@ -213,10 +213,20 @@ impl Cluster {
                 if disk { " and its disk" } else { "" }
             )
         });
+        // Its server's sessions ended with its power; whoever wrote to it does not find them again.
+        for source in self.ids() {
+            if self.nodes[source.slot()].array.is_some() && self.broken_legs(source).contains(node)
+            {
+                self.expel(source, node);
+            }
+        }
         let nodes = self.nodes[node.slot()].memory.nodes;
+        // What is told without a memory is never taken for what was agreed before.
+        let agreement = self.new_write() << 8;
         let state = self.node(node);
         state.memory = Memory {
             nodes,
+            agreement,
             ..Memory::default()
         };
         state.flags = (false, None, false);

@@ -81,12 +81,24 @@ impl Schedule {
                 return self.must_answer(node);
             }
             let answer = self.cluster.nodes[node.slot()].answer;
+            if let Some(Err(Refusal::SplitBrain(other) | Refusal::Newer(other))) = answer
+                && let Some(view) = self.newest(node)
+            {
+                let unvoted = |node: NodeId| self.cluster.machine(node).memory().vote.unvoted;
+                let voted = !view.forced && !unvoted(node) && !unvoted(other);
+                assert!(
+                    !voted || !view.members.contains(node) || view.members.contains(other),
+                    "quorum: {node:?} does not start because of what {other:?} has, which nobody answered"
+                );
+            }
             if let Some(Err(Refusal::LeftOut(by))) = answer
                 && there.contains(by)
             {
-                let term = self.newest(node).map(|view| view.term);
+                // One that was withdrawn says what was true before.
+                let term = self.newest(node).filter(|view| view.change == 1);
+                let term = term.map(|view| view.term);
                 assert!(
-                    term.is_some_and(|term| self.cluster.oracle.voted.contains(&term)),
+                    term.is_none_or(|term| self.cluster.oracle.voted.contains(&term)),
                     "quorum: {node:?} is left out by an attempt of {by:?} that came to nothing, {term:?}"
                 );
             }

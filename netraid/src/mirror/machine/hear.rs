@@ -218,7 +218,7 @@ impl Machine {
     }
 
     fn choose_source(&self) -> Option<NodeId> {
-        if self.service != Service::Out {
+        if self.service != Service::Out || self.is_tie_breaker(self.own()) {
             return None;
         }
         // Whoever is no target (any more) keeps its disk for itself: it may be needed for something else.

@@ -194,6 +194,10 @@ impl Machine {
             number: number.saturating_add(1),
             node: self.own(),
         };
+        if self.memory.vote.is_blank() && self.memory.generations.current != Generation::NONE {
+            // Until a majority has voted for it, nobody knows whether others have something of that time, too.
+            self.memory.vote.unvoted = true;
+        }
         self.memory.vote.promised = Some(term);
         term
     }
@@ -247,6 +251,10 @@ impl Machine {
             self.quorum_switched_off(&mut first);
             return first;
         };
+        if self.memory.vote.abstains() {
+            // One alone has nobody to hear of.
+            self.begin_to_vote();
+        }
         match self.service {
             Service::Starting => self.seek_votes(quorum, out),
             Service::In => self.keep_view(quorum, &mut first),
@@ -262,12 +270,6 @@ impl Machine {
             return;
         }
         self.hold = Some(Hold::No);
-        if self.memory.vote != Vote::default() {
-            self.memory.vote = Vote {
-                unvoted: true,
-                ..Vote::default()
-            };
-        }
         self.memory.lost_quorum = false;
         let members = NodeSet::NONE;
         first.extend([
@@ -300,7 +302,10 @@ impl Machine {
             let before = Attempt {
                 // If nobody had voted, it is as if anybody could have been in it.
                 members: newest.map_or_else(
-                    || NodeId::all().take(quorum.nodes).collect(),
+                    || {
+                        let all: NodeSet = NodeId::all().take(quorum.nodes).collect();
+                        all.minus(quorum.tie_breakers)
+                    },
                     |view| view.members,
                 ),
                 forced: newest.is_some_and(|view| view.forced),
@@ -322,6 +327,7 @@ impl Machine {
             self.guarded = NodeSet::of(own);
             // From here on something may be answered under it.
             self.memory.vote.attempt = None;
+            self.memory.vote.unvoted = false;
             out.push(self.assemble(seeking.force));
         }
     }
@@ -377,14 +383,32 @@ impl Machine {
         newest_of(views.chain([self.memory.vote.view]))
     }
 
+    /// Whose view leaves this node out.
+    pub(super) fn left_out_by(&self) -> Option<NodeId> {
+        let own = self.own();
+        self.settings.quorum?;
+        let left_out = |view: &View| !view.members.contains(own) && view.term.node != own;
+        let view = self.newest_known().filter(left_out);
+        view.map(|view| view.term.node)
+    }
+
+    /// Whether nothing that a peer has beyond this node was answered, as far as the views tell that anybody who is there has
+    /// taken. Whether there is a newer one, the votes say.
+    pub(super) fn is_outvoted(&self, node: NodeId) -> bool {
+        let quorum = self.settings.quorum.is_some();
+        let unvoted = self.peer(node).is_none_or(|peer| peer.vote.unvoted);
+        let view = self.newest_known().filter(|view| quorum && !view.forced);
+        !unvoted
+            && !self.memory.vote.unvoted
+            && view.is_some_and(|view| {
+                view.members.contains(self.own()) && !view.members.contains(node)
+            })
+    }
+
     /// Whose view leaves this node out, or who has newer data.
     fn overtaken(&self) -> Option<Shortage> {
-        let own = self.own();
-        let newest = self.newest_known();
-        let left_out = newest.filter(|view| !view.members.contains(own) && view.term.node != own);
-        left_out
-            .map(|view| Shortage::LeftOut(view.term.node))
-            .or(self.superseded.map(Shortage::Superseded))
+        let left_out = self.left_out_by().map(Shortage::LeftOut);
+        left_out.or(self.superseded.map(Shortage::Superseded))
     }
 
     /// Whether this source may ask for the votes again, after somebody else had them or may have: not while that one goes
@@ -473,8 +497,10 @@ impl Machine {
         if present {
             self.peers_had_time = true;
         }
+        let passes = |why: Option<Shortage>| matches!(why, None | Some(Shortage::Outbid(_)));
+        let lasts = passes(self.shortage) && !passes(why);
         self.shortage = why;
-        if self.hold != Some(hold) {
+        if self.hold != Some(hold) || lasts {
             self.hold = Some(hold);
             first.push(Action::Hold(hold));
         }

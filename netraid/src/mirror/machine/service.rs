@@ -105,6 +105,10 @@ impl Machine {
         if force {
             return None;
         }
+        // To ask for votes all the same would end the terms of those who have them.
+        if let Some(by) = self.left_out_by() {
+            return Some(Refusal::LeftOut(by));
+        }
         let unheard = self.unheard();
         match () {
             () if memory.data_corrupt => Some(Refusal::DataCorrupt),
@@ -130,7 +134,9 @@ impl Machine {
 
     /// A reachable peer that has what this node has not.
     fn better_peer(&self) -> Option<Refusal> {
-        self.reachable().iter().find_map(|node| {
+        let conflicting = self.reachable();
+        let conflicting = conflicting.iter().filter(|node| !self.is_outvoted(*node));
+        conflicting.into_iter().find_map(|node| {
             let decision = self.decision(node)?;
             let same = self.peer(node)?.generations.current == self.memory.generations.current;
             match decision.outcome {
