@@ -204,6 +204,8 @@ mistake 'q3 a leg that was not in sync comes back as it went' \
     $engine/lacks.rs 'image.is_consistent() && image.record.generations.current == departure.generation' 'let _ = departure; true'
 mistake 'q4 a leg that comes back gets what was written last alone' \
     $engine/attach.rs 'lacks: dirty.clone(),' 'lacks: ChunkSet::empty(chunks),'
+mistake 'q5 a leg that is taken away shares its generation with what follows' \
+    $engine/membership.rs 'self.expel(slot, reason, effects); self.mint_if_needed();' 'self.expel(slot, reason, effects);'
 mistake 'k  a stopped mirror still writes metadata' \
     netraid/src/raid1/engine.rs 'if self.stopped { return refuse(event, effects); }' ''
 mistake 'l1 blocks are taken for equal although their digests differ' \

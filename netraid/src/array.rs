@@ -65,6 +65,17 @@ pub trait Array {
     /// If it has no such leg.
     fn remove(&self, node: &str) -> Result<(), ArrayError>;
 
+    /// Goes on without a node's leg, which is in sync, for good: returns when what follows has a generation of its own,
+    /// although nothing may have been written. So what the leg has is told from whatever is put in its place later.
+    ///
+    /// # Errors
+    /// [`ArrayError::Refused`] if it is not in sync, or the backend can't.
+    fn part(&self, _node: &str) -> Result<(), ArrayError> {
+        Err(ArrayError::refused(
+            "only the embedded engine names a generation when it is told to",
+        ))
+    }
+
     /// Copies everything to a node's leg, whatever the bitmap says.
     ///
     /// # Errors

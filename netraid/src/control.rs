@@ -81,6 +81,11 @@ pub enum Order {
         /// The node whose leg it is.
         node: String,
     },
+    /// Go on without a leg in sync, for good: what follows has a generation of its own at once.
+    Part {
+        /// The node whose leg it is.
+        node: String,
+    },
     /// Copy everything to a leg.
     FullResync {
         /// The node whose leg it is.

@@ -303,6 +303,11 @@ impl Array for EmbeddedArray {
         self.order(&Order::Remove { node }, TAKE).map(drop)
     }
 
+    fn part(&self, node: &str) -> Result<(), ArrayError> {
+        let node = node.to_owned();
+        self.order(&Order::Part { node }, TAKE).map(drop)
+    }
+
     fn full_resync(&self, node: &str) -> Result<Added, ArrayError> {
         let node = node.to_owned();
         self.add_or_fill(&Order::FullResync { node })

@@ -63,6 +63,8 @@ struct Leg {
     lacks: crate::raid1::chunks::ChunkSet,
     /// How it went, if it was in sync then.
     departure: Option<lacks::Departure>,
+    /// While it is in sync: whether the marks that it needed before are gone.
+    settled: lacks::Settled,
     /// Its bitmap must be written whole with the next commit.
     needs_whole_bitmap: bool,
     /// The flush after which it is in sync, if nothing comes in between.
@@ -190,6 +192,7 @@ impl Engine {
             }
             Event::Join { slot, image, terms } => self.attach(slot, image, terms, effects),
             Event::Remove { slot, reason } => self.leg_failed(slot, reason, effects),
+            Event::Part { slot, reason } => self.part(slot, reason, effects),
             Event::Speed {
                 most,
                 least,
@@ -514,6 +517,7 @@ fn refuse(event: Event, effects: &mut Vec<Effect>) {
         Event::Done { .. }
         | Event::Lost { .. }
         | Event::Remove { .. }
+        | Event::Part { .. }
         | Event::Speed { .. }
         | Event::Grow { .. }
         | Event::Tick

@@ -148,6 +148,9 @@ impl Answerer {
                 force,
             } => self.add(&node, &uri, Terms { full, discard }, force),
             Order::Remove { node } => self.remove(&node),
+            Order::Part { node } => self
+                .slot_of(&node)
+                .and_then(|slot| self.keepers.part(slot).map(|()| Told::Done)),
             Order::FullResync { node } => self.slot_of(&node).and_then(|slot| {
                 let joined = self.keepers.full_resync(slot)?;
                 Ok(Told::Added(added(joined)))

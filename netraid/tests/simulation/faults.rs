@@ -205,6 +205,32 @@ impl World {
         self.run_until(caught_up, "let go after it had been behind");
     }
 
+    /// A leg in sync leaves for good: whatever comes later has another generation.
+    fn take_away(&mut self, leg: usize, only: bool) {
+        let engine = self.engine.as_ref();
+        let ready = engine.is_some_and(|engine| engine.can_take_over(slot(leg)));
+        let before = self.current();
+        self.feed(Event::Part {
+            slot: slot(leg),
+            reason: "taken away".into(),
+        });
+        let gone = self.connections[leg].is_none();
+        self.tally.taken_away += u64::from(gone);
+        assert!(
+            self.is_over() || gone == (ready && !only),
+            "a leg is taken away if it says that it is in sync, and is not the last"
+        );
+        assert!(
+            self.is_over() || !gone || self.current() != before,
+            "what follows has a generation of its own"
+        );
+    }
+
+    fn current(&self) -> Option<Generation> {
+        let engine = self.engine.as_ref();
+        engine.map(|engine| engine.generations().current)
+    }
+
     fn cut_a_link(&mut self) {
         let leg = self.any_leg();
         if leg == self.source || self.connections[leg].is_none() {
@@ -215,6 +241,9 @@ impl World {
             self.note(|| format!("leg {leg} is removed on order"));
             self.tally.orders += 1;
             let only = self.in_sync() == [leg];
+            if self.state(leg) == LegState::InSync && self.random.chance(50) {
+                return self.take_away(leg, only);
+            }
             self.feed(Event::Remove {
                 slot: slot(leg),
                 reason: "on order".into(),

@@ -43,6 +43,8 @@ tally! {
     full_resyncs,
     /// Legs removed, copied in full or overwritten on order.
     orders,
+    /// Legs in sync that left for good.
+    taken_away,
     /// Mirrors written on two sides, one of which was discarded.
     discarded,
     stops,

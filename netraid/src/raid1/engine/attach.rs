@@ -107,6 +107,7 @@ impl Engine {
                 // For whom they were set is not known any more.
                 lacks: dirty.clone(),
                 departure: None,
+                settled: lacks::Settled::No,
                 needs_whole_bitmap: false,
                 last_flush: None,
                 in_sync_from: 0,
@@ -302,6 +303,7 @@ impl Engine {
             leg.reason = Some(format!("full resync: {rule}"));
         }
         leg.departure = None;
+        leg.settled = lacks::Settled::No;
         leg.joined = Some(Joined {
             rule,
             full: amount == Amount::Full,

@@ -263,6 +263,12 @@ impl Engine {
         if self.intent.drop_bits(&needless) > 0 && self.in_sync().count() == self.legs.len() {
             self.events_cleared = self.events;
         }
+        for slot in cycle.legs.and(self.in_sync()).iter() {
+            let leg = &mut self.legs[slot.number()];
+            if leg.settled == lacks::Settled::No {
+                leg.settled = lacks::Settled::Here;
+            }
+        }
         let resyncing = !self
             .slots_in(&[LegState::Attaching, LegState::Resync, LegState::Finishing])
             .is_empty();

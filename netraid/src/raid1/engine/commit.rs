@@ -95,6 +95,7 @@ impl Engine {
             self.events += 1;
         }
         let mut pages = self.intent.begin_commit();
+        self.settle_legs(lacks::Settled::Here, lacks::Settled::Committing);
         if !pages.is_empty() {
             self.commit.pace.note_commit(self.now);
         }
@@ -298,6 +299,7 @@ impl Engine {
             return;
         };
         self.intent.end_commit();
+        self.settle_legs(lacks::Settled::Committing, lacks::Settled::Yes);
         self.commit.durable = under_way.version;
         self.welcome_returned_legs(under_way.in_sync);
         for slot in under_way.attaching.iter() {

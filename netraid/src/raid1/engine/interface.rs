@@ -160,6 +160,15 @@ pub enum Event {
         /// Why, in words.
         reason: String,
     },
+    /// Go on without a leg that is in sync, for good: what is written from now on has a generation of its own at once, even if
+    /// nothing is. So what this leg has is never taken for what another has that is put in its slot later. Nothing happens
+    /// to a leg that does not say on its disk that it is in sync, or is the last that is.
+    Part {
+        /// Which leg.
+        slot: Slot,
+        /// Why, in words.
+        reason: String,
+    },
     /// Other bounds of the resync's speed, in bytes a second; `None` leaves one as it is.
     Speed {
         /// [`Settings::resync_rate`].

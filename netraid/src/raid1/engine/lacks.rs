@@ -19,7 +19,36 @@ pub(super) struct Departure {
     generation: crate::mirror::generation::Generation,
 }
 
+/// Whether the marks that a leg needed before it was in sync are gone, from its own disk too.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Settled {
+    /// No: all legs have to be flushed once.
+    #[default]
+    No,
+    /// They are dropped, and no disk says so yet.
+    Here,
+    /// A commit is under way that says so.
+    Committing,
+    /// They are gone.
+    Yes,
+}
+
 impl Engine {
+    /// Whether a leg in sync that goes now lacks, by all that is said on any disk, only what is written from about now on.
+    pub fn is_settled(&self, slot: Slot) -> bool {
+        let leg = self.legs.get(slot.number());
+        leg.is_some_and(|leg| leg.settled == Settled::Yes)
+    }
+
+    /// What is marked goes to the disks, or is there.
+    pub(super) fn settle_legs(&mut self, from: Settled, to: Settled) {
+        for leg in &mut self.legs {
+            if leg.settled == from {
+                leg.settled = to;
+            }
+        }
+    }
+
     /// A write to these chunks is about to be sent to some legs, or to none; says whether all their bits are durable already.
     pub(super) fn hold_bits(&mut self, chunks: std::ops::Range<u64>) -> bool {
         self.all_may_lack(chunks.clone());

@@ -175,6 +175,14 @@ impl Engine {
         }
     }
 
+    /// The leg in `slot`, which says that it is in sync, is taken away ([`Event::Part`]).
+    pub(super) fn part(&mut self, slot: Slot, reason: String, effects: &mut Vec<Effect>) {
+        if self.can_take_over(slot) && !self.is_last_in_sync(slot) {
+            self.expel(slot, reason, effects);
+            self.mint_if_needed();
+        }
+    }
+
     pub(super) fn is_last_in_sync(&self, slot: Slot) -> bool {
         self.state(slot) == LegState::InSync && self.in_sync().count() == 1
     }
@@ -199,6 +207,7 @@ impl Engine {
             return;
         };
         leg.departure = departure;
+        leg.settled = lacks::Settled::No;
         leg.state = LegState::Absent;
         leg.reason = Some(reason);
         leg.needs_whole_bitmap = false;

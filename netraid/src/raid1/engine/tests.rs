@@ -7,6 +7,7 @@ mod lacks;
 mod legs;
 mod metadata;
 mod orders;
+mod parting;
 mod requests;
 
 use super::*;

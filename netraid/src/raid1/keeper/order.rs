@@ -158,6 +158,72 @@ impl Keepers {
         self.remove_in_turn(slot, "removed on order")
     }
 
+    /// Goes on without the leg in `slot`, which has everything, for good; returns when what follows has a generation of its
+    /// own on this node's disk: what the leg has is told from all that comes later, whatever is put in its slot.
+    ///
+    /// # Errors
+    /// It is not in sync, is the last that is, or the generation can't be made durable in time. Then it is out, or not.
+    pub fn part(&self, slot: Slot) -> Result<(), OrderError> {
+        let _turn = self.turn(slot);
+        let node = &self.names[slot.number()];
+        let (local, ready) = self.mirror.view(|view| {
+            let engine = view.engine;
+            (engine.local(), engine.can_take_over(slot))
+        });
+        if slot == local {
+            return Err(refused(format!(
+                "{node} is this node: its leg is the mirror's source"
+            )));
+        }
+        if !ready {
+            return Err(refused(format!("the leg of {node} is not in sync")));
+        }
+        // What it needed to become so is marked until all legs have been flushed once: else all of that would be copied again.
+        // Where that does not come about, more is copied than has to be, and nothing less.
+        let deadline = Instant::now() + SETTLE;
+        loop {
+            let seen = self.mirror.changes();
+            let settled = self.mirror.view(|view| {
+                let in_sync = view.engine.state(slot) == LegState::InSync;
+                view.engine.is_settled(slot) || !in_sync
+            });
+            let left = deadline.saturating_duration_since(Instant::now());
+            if settled || left.is_zero() {
+                break;
+            }
+            self.mirror.wait_for_change(seen, left.min(LOOK));
+        }
+        if !self.mirror.view(|view| view.engine.can_take_over(slot)) {
+            return Err(refused(format!(
+                "the leg of {node} is not in sync any more"
+            )));
+        }
+        self.mirror.part(slot, "it was taken away on order".into());
+        if self.mirror.view(|view| view.engine.state(slot)) != LegState::Absent {
+            return Err(refused(format!(
+                "the leg of {node} is the last one in sync: nobody could read without it"
+            )));
+        }
+        let deadline = Instant::now() + TAKE;
+        loop {
+            let seen = self.mirror.changes();
+            let (durable, halted) = self.mirror.view(|view| {
+                let halted = view.engine.halted().map(str::to_owned);
+                (view.engine.generation_is_durable(), halted)
+            });
+            let left = deadline.saturating_duration_since(Instant::now());
+            match halted {
+                Some(why) => return Err(OrderError::Failed(why)),
+                None if durable => return Ok(()),
+                None if left.is_zero() => {
+                    let why = "the new generation was not written in time";
+                    return Err(OrderError::Failed(why.into()));
+                }
+                None => self.mirror.wait_for_change(seen, left.min(CONNECT)),
+            }
+        }
+    }
+
     fn remove_in_turn(&self, slot: Slot, reason: &str) -> Result<(), OrderError> {
         let node = &self.names[slot.number()];
         let (local, state) = self
@@ -317,6 +383,10 @@ impl Keepers {
 pub const CONNECT: Duration = Duration::from_secs(5);
 /// Longest wait for one answer while a leg's metadata is read.
 const ANSWER: Duration = Duration::from_secs(5);
+/// Longest wait until what is marked for a leg in sync is what was written lately.
+const SETTLE: Duration = Duration::from_secs(15);
+/// How often that is looked at.
+const LOOK: Duration = Duration::from_millis(20);
 /// Longest wait until a leg's metadata is written.
 const TAKE: Duration = Duration::from_secs(30);
 

@@ -36,6 +36,11 @@ impl Mirror {
         self.drive([Event::Remove { slot, reason }]);
     }
 
+    /// Goes on without a leg in sync, for good ([`Event::Part`]); nothing happens if it is not, or is the last.
+    pub fn part(self: &Arc<Self>, slot: Slot, reason: String) {
+        self.drive([Event::Part { slot, reason }]);
+    }
+
     /// Bounds the speed of resyncs, in bytes a second; `None` leaves a bound.
     pub fn set_speed(
         self: &Arc<Self>,
