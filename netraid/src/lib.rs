@@ -13,5 +13,6 @@ pub mod raid1;
 pub mod report;
 pub mod run;
 pub mod status;
+pub mod truck;
 
 pub use md_format as md;

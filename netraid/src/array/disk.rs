@@ -10,9 +10,11 @@ use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use linux_sys::file::block_device_size;
-use nbd_protocol::command::{Answer, Command, Completion, Errno, Failure};
+use nbd_protocol::command::{Answer, Command, Completion, Errno as NbdErrno, Failure};
 use nbd_server::device::{BlockDevice, Geometry};
+use nix::errno::Errno;
 use nix::libc;
+use nix::unistd::{Whence, lseek};
 
 /// An open disk, partition or file.
 #[derive(Debug)]
@@ -172,6 +174,16 @@ impl Disk {
             .map_err(failed)
     }
 
+    /// The first byte from `at` on that is not in a hole; the end if there is none. A disk that can't tell has no holes.
+    pub fn next_data(&self, at: u64) -> u64 {
+        let from = i64::try_from(at).unwrap_or(i64::MAX);
+        match lseek(&self.file, from, Whence::SeekData) {
+            Ok(found) => u64::try_from(found).unwrap_or(at).max(at),
+            Err(Errno::ENXIO) => self.size,
+            Err(_) => at,
+        }
+    }
+
     fn failed(&self, what: &'static str, error: io::Error) -> DiskError {
         DiskError {
             path: self.path.clone(),
@@ -201,8 +213,8 @@ impl BlockDevice for Disk {
             Command::Read { offset, length } => self
                 .read(offset, length as usize)
                 .map(|data| Answer::Data(data.into()))
-                .map_err(|error| Failure::new(Errno::EIO, error.to_string())),
-            _ => Err(Failure::new(Errno::EPERM, "only reads are taken here")),
+                .map_err(|error| Failure::new(NbdErrno::EIO, error.to_string())),
+            _ => Err(Failure::new(NbdErrno::EPERM, "only reads are taken here")),
         });
     }
 }

@@ -105,7 +105,15 @@ pub type Write = (u64, Vec<u8>);
 impl Leg {
     /// Reads a leg's metadata.
     pub fn read(disk: &Disk) -> Result<Leg, LegError> {
-        let found = find(disk.size(), |at, length| disk.read(at, length))?;
+        Leg::read_by(disk.size(), |at, length| disk.read(at, length))
+    }
+
+    /// The same of a disk of `size` bytes, whoever does the reading.
+    pub fn read_by(
+        size: u64,
+        read: impl Fn(u64, usize) -> Result<Vec<u8>, DiskError>,
+    ) -> Result<Leg, LegError> {
+        let found = find(size, &read)?;
         let superblock = found.superblock;
         let legs = superblock.raid_disks;
         if legs == 0 || legs as usize > SLOTS {
@@ -128,7 +136,7 @@ impl Leg {
             trust: bitmap.trust,
         });
         let records = records.ok_or(LegError::NoRoom)?;
-        let stored = stored_record(disk, records, &superblock)?;
+        let stored = stored_record(&read, records, &superblock)?;
         let known = stored.as_ref().map(|record| usize::from(record.node_id));
         let slot = place.or(known.filter(|&slot| slot < legs as usize));
         let slot = slot.ok_or(LegError::Role(Role::Spare))?;
@@ -288,13 +296,13 @@ pub fn generations(record: &StateRecord) -> Generations {
 
 /// The leg's record; `None` if it has none, or one that is left over from an earlier mirror on the same disk.
 fn stored_record(
-    disk: &Disk,
+    read: impl Fn(u64, usize) -> Result<Vec<u8>, DiskError>,
     at: [u64; 2],
     superblock: &Superblock,
 ) -> Result<Option<StateRecord>, LegError> {
     debug_assert_eq!(at[1] - at[0], RECORD_SLOT);
-    let first = disk.read(at[0], RECORD_BYTES)?;
-    let second = disk.read(at[1], RECORD_BYTES)?;
+    let first = read(at[0], RECORD_BYTES)?;
+    let second = read(at[1], RECORD_BYTES)?;
     if first.iter().chain(&second).all(|byte| *byte == 0) {
         return Ok(None);
     }

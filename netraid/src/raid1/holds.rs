@@ -13,6 +13,9 @@ struct Signature {
     meaning: &'static str,
 }
 
+/// What a leg that travels has in the place of the first bytes of its superblock (`netraid truck`): nobody takes it for one.
+pub const SEAL: &[u8; 4] = b"NRTK";
+
 const fn signature(offset: u64, bytes: &'static [u8], meaning: &'static str) -> Signature {
     Signature {
         offset,
@@ -23,7 +26,7 @@ const fn signature(offset: u64, bytes: &'static [u8], meaning: &'static str) -> 
 
 /// Offsets are those of the formats' own documents: ext4 (`s_magic`), xfs (`XFS_SB_MAGIC`), btrfs (`BTRFS_MAGIC`),
 /// LVM2 (label), LUKS (`luks_phdr`), swap (`swap_header`), GPT and MBR, md (`mdp_superblock_1`), DRBD is at the end.
-const SIGNATURES: [Signature; 13] = [
+const SIGNATURES: [Signature; 14] = [
     signature(
         1024 + 0x38,
         &[0x53, 0xef],
@@ -40,6 +43,11 @@ const SIGNATURES: [Signature; 13] = [
         4096,
         &[0xfc, 0x4e, 0x2b, 0xa9],
         "an md array or a mirror (metadata 1.2)",
+    ),
+    signature(
+        4096,
+        SEAL,
+        "a leg that was shipped and not unloaded (netraid truck unload TAG DISK puts it in use)",
     ),
     signature(0, &[0xfc, 0x4e, 0x2b, 0xa9], "an md array (metadata 1.1)"),
     signature(3, b"NTFS    ", "an NTFS file system"),
