@@ -29,6 +29,7 @@ pub mod show;
 mod show_gi;
 pub mod size;
 mod status;
+mod truck;
 mod verify;
 mod wait;
 
@@ -70,6 +71,7 @@ enum Command {
     Verify(online_verify::Arguments),
     Resize(orders::Resize),
     Resync(resync::Arguments),
+    Truck(truck::Arguments),
     VerifyConfig(verify::Arguments),
     DumpMeta(meta::Dump),
     RestoreMeta(meta::Restore),
@@ -103,6 +105,7 @@ fn perform(command: Command) -> Result<(), Exit> {
         Command::Adjust(arguments) => adjust::perform(&arguments),
         Command::Resize(order) => order.perform(),
         Command::Resync(order) => order.perform(),
+        Command::Truck(arguments) => arguments.perform(),
         Command::VerifyConfig(arguments) => verify::perform(&arguments),
         Command::DumpMeta(arguments) => arguments.perform(),
         Command::RestoreMeta(arguments) => arguments.perform(),

@@ -141,10 +141,29 @@ pub struct Node {
     pub waits_for: Option<String>,
     /// The command that would change that.
     pub command: Option<String>,
+    /// A leg for it that travels (`netraid truck`), on the source where it was loaded, until it is in sync.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub truck: Option<Truck>,
     /// How its last resync was decided.
     pub last_resync: Option<Decided>,
     /// Why it can't be reached, else why its leg failed last.
     pub failure: Option<String>,
+}
+
+/// Where a shipment stands, seen from the source.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Truck {
+    /// `loading`: the image is being filled; `full`: it has everything and gets every write, until it is taken out; `away`: what
+    /// is written since is marked.
+    pub state: String,
+    /// How much of it is filled, while it is.
+    pub percent: Option<u8>,
+    /// The generation of its data, 16 hexadecimal digits, once it is away.
+    pub generation: Option<String>,
+    /// When it left, by this node's clock.
+    pub loaded_ms: Option<u64>,
+    /// Bytes that are marked for it since: what the network will carry, at most; `None` out of service.
+    pub dirty_bytes: Option<u64>,
 }
 
 /// How a resync was decided.
@@ -322,6 +341,28 @@ pub enum Order {
     NormalResync,
     /// `netraid verify TAG --cancel`.
     StopVerify,
+    /// `netraid truck load TAG`: take the image that is served on this node as the leg of a target, and copy everything to it. The
+    /// target is paused.
+    TruckLoad {
+        /// The target.
+        node: String,
+        /// Overwrite what the image holds.
+        #[serde(default)]
+        force: bool,
+    },
+    /// The end of `netraid truck load TAG`: go on without the image, which has everything; what it misses from now on is marked.
+    TruckLeave {
+        /// The target.
+        node: String,
+    },
+    /// `netraid truck connect TAG`: go on with the target that has got its shipment.
+    TruckConnect {
+        /// The target.
+        node: String,
+        /// Also if everything has to be copied over the network.
+        #[serde(default)]
+        full: bool,
+    },
     /// `netraid delete TAG`: forget what this node remembers of the mirror. The data stays on the disk.
     Delete,
 }

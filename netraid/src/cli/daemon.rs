@@ -31,6 +31,11 @@ pub struct Daemon {
 }
 
 impl Connection {
+    /// The folder that was named.
+    pub(super) fn run_dir(&self) -> Option<&std::path::Path> {
+        self.run_dir.as_deref()
+    }
+
     /// The way to the daemon. Nothing is sent yet.
     ///
     /// # Errors

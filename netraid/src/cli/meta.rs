@@ -163,7 +163,7 @@ impl Restore {
 }
 
 /// The configuration, and where this node keeps what it knows of a mirror.
-fn place(tag: &Tag, folder: Option<&PathBuf>) -> Result<(Config, Place), Exit> {
+pub(super) fn place(tag: &Tag, folder: Option<&PathBuf>) -> Result<(Config, Place), Exit> {
     let folder = config::config_dir(folder.map(PathBuf::as_path));
     let config = Config::load(&folder, &config::defaults_file()).map_err(|problems| {
         let first = problems.iter().next().map(ToString::to_string);
@@ -193,7 +193,7 @@ fn place(tag: &Tag, folder: Option<&PathBuf>) -> Result<(Config, Place), Exit> {
 }
 
 /// The right to be the only one who writes what netraidd writes.
-fn alone(config: &Config) -> Result<impl Drop, Exit> {
+pub(super) fn alone(config: &Config) -> Result<impl Drop, Exit> {
     let folder = &config.daemon.run_dir;
     std::fs::create_dir_all(folder).map_err(Exit::failed)?;
     listen::lock(&daemon::socket(folder)).map_err(|error| match error {

@@ -8,6 +8,7 @@
 //! - `resyncs`: how fast resyncs are, and whose turn it is.
 //! - `thread`: the thread itself, which begins anew when it has to.
 //! - `questions`: what would become of a connection to each peer, and what is kept of the mirror.
+//! - `truck`: legs that travel by road.
 //! - `show`: what people and scripts are shown.
 //!
 //! The thread is the only one that touches the mirror's files and processes. What others see of it (status, record) is
@@ -22,6 +23,7 @@ mod resize;
 mod resyncs;
 mod show;
 mod thread;
+mod truck;
 mod verify;
 
 use array::Bell;
@@ -30,6 +32,7 @@ use handlers::Calls;
 use resyncs::Resyncs;
 use thread::Ended;
 pub use thread::run;
+use truck::Trucks;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -131,6 +134,8 @@ pub struct Driver {
     failures: [Option<String>; SLOTS],
     /// Targets that the mirror was pulled ahead of, when the array was looked at last.
     left_behind: NodeSet,
+    /// Legs that travel.
+    trucks: Trucks,
     /// Targets whose disk may be overwritten, as their `extend` said.
     overwrite: NodeSet,
     /// Nobody said that the parent resource is out of service.
@@ -235,6 +240,7 @@ impl Driver {
             decided: Default::default(),
             failures: Default::default(),
             left_behind: NodeSet::NONE,
+            trucks: Trucks::default(),
             overwrite: NodeSet::NONE,
             parents_up: true,
             problems: Problems::default(),
@@ -247,6 +253,7 @@ impl Driver {
             resyncs: Resyncs::default(),
             votes_over: Some(Instant::now() + MEETING),
         };
+        driver.find_trucks();
         driver.boot()?;
         Ok(driver)
     }

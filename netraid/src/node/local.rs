@@ -6,6 +6,7 @@
 mod dead_links;
 mod device;
 mod export;
+pub mod truck;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -108,6 +109,8 @@ pub struct View {
     pub legs: Vec<(NodeId, LegState, Option<String>)>,
     /// Of those that are out, the ones that the mirror was pulled ahead of.
     pub left_behind: NodeSet,
+    /// The node for whom an image is in the array; its leg counts as out.
+    pub truck: Option<(NodeId, LegState)>,
     /// This node's own leg failed.
     pub own_leg_failed: bool,
     /// What people are shown.
@@ -239,7 +242,7 @@ impl Local {
             return Ok(None);
         };
         match array.status() {
-            Ok(status) => Ok(Some(view(status, &self.plan.names, self.plan.own))),
+            Ok(status) => Ok(Some(view(status, &self.plan))),
             Err(error) => match self.backend.find(&self.plan.tag)? {
                 Some(_) => Err(error),
                 None => {
@@ -344,6 +347,7 @@ impl Local {
     /// # Errors
     /// If it is in use.
     pub fn stop(&mut self) -> Result<(), ArrayError> {
+        self.interrupt_loading()?;
         self.running()?.stop()?;
         self.array = None;
         if let Some(devices) = &self.devices {
@@ -529,11 +533,11 @@ impl Local {
     }
 }
 
-fn view(status: ArrayStatus, names: &[NodeName], own: NodeId) -> View {
+fn view(status: ArrayStatus, plan: &Plan) -> View {
     let mut legs = Vec::new();
-    let (mut own_leg_failed, mut left_behind) = (false, NodeSet::NONE);
+    let (mut own_leg_failed, mut left_behind, mut truck) = (false, NodeSet::NONE, None);
     for leg in &status.nodes {
-        let slot = names.iter().position(|name| name.as_str() == leg.node);
+        let slot = plan.names.iter().position(|name| name.as_str() == leg.node);
         let Some(node) = slot.and_then(|slot| NodeId::new(u8::try_from(slot).ok()?)) else {
             continue;
         };
@@ -546,7 +550,15 @@ fn view(status: ArrayStatus, names: &[NodeName], own: NodeId) -> View {
         if leg.left_behind {
             left_behind = left_behind.with(node);
         }
-        match node == own {
+        // Nobody but who loads it has to know of it: that node can't take over with it, and does not answer for it.
+        let state = match state {
+            LegState::InSync | LegState::Resyncing(_) if truck::is_loaded(plan, &status, leg) => {
+                truck = Some((node, state));
+                LegState::Out
+            }
+            state => state,
+        };
+        match node == plan.own {
             true => own_leg_failed = state == LegState::Out,
             false => legs.push((node, state, leg.reason.clone())),
         }
@@ -554,6 +566,7 @@ fn view(status: ArrayStatus, names: &[NodeName], own: NodeId) -> View {
     View {
         legs,
         left_behind,
+        truck,
         own_leg_failed,
         status,
     }

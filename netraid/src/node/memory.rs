@@ -159,6 +159,11 @@ impl Store {
         Ok(())
     }
 
+    /// The folder of the flag files.
+    pub fn folder(&self) -> &std::path::Path {
+        self.flags.folder()
+    }
+
     fn find(&self, name: &NodeName) -> Option<NodeId> {
         let slot = self.names.iter().position(|known| known == name)?;
         NodeId::new(u8::try_from(slot).ok()?)

@@ -130,6 +130,7 @@ pub(crate) fn data() -> Mirrors {
         why: why.into(),
         waits_for: (slot == 1).then(|| "the end of the resync".into()),
         command: (slot == 2).then(|| "netraid extend data server3".into()),
+        truck: None,
         last_resync: (slot == 1).then(|| Decided {
             rule: "target-behind".into(),
             full: false,

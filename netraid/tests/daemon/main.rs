@@ -40,6 +40,7 @@ mod split_brain;
 mod strangers;
 mod thin;
 mod three_nodes;
+mod truck;
 mod turns;
 mod two_nodes;
 mod verify;

@@ -72,6 +72,7 @@ impl Driver {
                 (Leg::Resyncing(_), LegState::InSync) => {
                     self.tell("in-sync", format!("{} is in sync", self.names.node(node)));
                     self.happen(Event::ResyncEnded(node))?;
+                    self.truck_arrived(node);
                 }
                 (Leg::Resyncing(known), LegState::Resyncing(percent)) if known != percent => {
                     self.happen(Event::Progress(node, percent))?;

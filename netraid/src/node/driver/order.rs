@@ -91,6 +91,24 @@ impl Driver {
                 self.boost(None, dry_run);
                 return Ok(());
             }
+            Order::TruckLoad { node, force } => {
+                return match self.node(node) {
+                    Some(node) => self.truck_load(node, *force, dry_run),
+                    None => Ok(()),
+                };
+            }
+            Order::TruckLeave { node } => {
+                return match self.node(node) {
+                    Some(node) => self.truck_leave(node),
+                    None => Ok(()),
+                };
+            }
+            Order::TruckConnect { node, full } => {
+                return match self.node(node) {
+                    Some(node) => self.truck_connect(node, *full, dry_run),
+                    None => Ok(()),
+                };
+            }
             Order::Restore => Event::Restore,
             Order::Remove => Event::Remove,
             Order::QuickCheck => Event::QuickCheck,

@@ -1,14 +1,14 @@
 //! What people, scripts and peers are shown of a mirror.
 
-use super::Driver;
+use super::{Driver, truck};
 use crate::api::document::{self, Reason};
-use crate::array::ArrayStatus;
 use crate::config::{Handlers, OnIoError};
 use crate::mirror::action::Hold;
 use crate::mirror::explain::{explain, quorum_problems};
 use crate::mirror::generation::{Generation, SLOTS};
 use crate::mirror::machine::{Leg, Service};
 use crate::mirror::node::NodeId;
+use crate::node::local::View;
 use crate::node::shared::Envelope;
 use crate::status::{Status, word};
 
@@ -132,7 +132,7 @@ impl Driver {
                 data_corrupt: memory.data_corrupt,
             },
             refusal,
-            nodes: self.nodes_shown(status),
+            nodes: self.nodes_shown(view.as_ref()),
             resync: status.and_then(|status| self.resync_shown(status)),
             verify: status.and_then(|status| status.status.verify.clone()),
             notes: self.room_to_grow().into_iter().collect(),
@@ -178,7 +178,8 @@ impl Driver {
         .collect()
     }
 
-    fn nodes_shown(&self, status: Option<&ArrayStatus>) -> Vec<document::Node> {
+    fn nodes_shown(&self, view: Option<&View>) -> Vec<document::Node> {
+        let status = view.map(|view| &view.status);
         let explanations = explain(&self.machine, &self.names);
         let mut nodes = Vec::new();
         for (slot, name) in self.names.nodes.iter().enumerate() {
@@ -193,6 +194,7 @@ impl Driver {
                 true => None,
                 false => self.shared.failure(name),
             };
+            let truck = self.truck_shown(node, view);
             let behind = status.into_iter().flat_map(|status| &status.nodes);
             let behind = behind
                 .filter(|leg| leg.node == *name)
@@ -220,6 +222,9 @@ impl Driver {
                 behind_bytes: behind,
                 left_behind: self.left_behind.contains(node),
                 why: match (explanation, behind) {
+                    (Some(explanation), _) if truck.is_some() => {
+                        format!("{}{}", explanation.why, truck::words(truck.as_ref()))
+                    }
                     (Some(_), Some(bytes)) if self.left_behind.contains(node) => format!(
                         "behind, since what was on its way to it was too much: {bytes} bytes of it are still to come; then, and \
                          after some time, it gets what it missed"
@@ -240,6 +245,7 @@ impl Driver {
                     (None, _) if self.machine.is_tie_breaker(node) => None,
                     (None, _) => Some(format!("netraid extend {} {name}", self.names.tag)),
                 },
+                truck,
                 last_resync: self.decided[slot].clone(),
                 failure: unreachable.or_else(|| self.failures[slot].clone()),
             });
