@@ -1,4 +1,4 @@
-//! What a source remembers of what it has loaded, for people: a file beside the flags, `TAG_truck_NODE`. Nothing is decided
+//! What a source remembers of what it has loaded, for people: a file beside the flags, `.TAG.truck.NODE`. Nothing is decided
 //! by it: what a leg misses stands in the bitmap, and which leg it is in its generation.
 
 use std::fs::{self, File};
@@ -16,9 +16,9 @@ pub struct Note {
     pub loaded_ms: u64,
 }
 
-/// Where the note of a node is.
+/// Where the note of a node is. A leading dot can't be a tag's, so no flag of any mirror has such a name.
 pub fn path(state_dir: &Path, tag: &str, node: &str) -> PathBuf {
-    state_dir.join(format!("{tag}_truck_{node}"))
+    state_dir.join(format!(".{tag}.truck.{node}"))
 }
 
 impl Note {

@@ -2,7 +2,7 @@
 //! what was written since moves, and whatever happened on the way never becomes different data.
 
 use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
@@ -104,6 +104,9 @@ fn what_was_written_while_it_was_on_its_way_is_all_that_moves() {
     let told = load(server1, server2);
     assert!(told.contains("netraid truck unload data"), "{told}");
     application.stop();
+    // What was never written takes no room.
+    let about = fs::metadata(image(server1)).unwrap();
+    assert!(about.blocks() * 512 < about.len() * 3 / 4, "{about:?}");
     // The mirror is restarted meanwhile, and written again: all of it is marked.
     application.write(0..MIB / 4);
     server1.done(&Order::Remove);
@@ -136,6 +139,8 @@ fn what_was_written_while_it_was_on_its_way_is_all_that_moves() {
         "a dry run wrote something"
     );
     done(server2, &words);
+    let about = fs::metadata(server2.disk()).unwrap();
+    assert!(about.blocks() * 512 < about.len() * 3 / 4, "{about:?}");
     let told = done(server2, &words);
     assert!(told.contains("unloaded already"), "{told}");
     server2.start_daemon();
@@ -336,6 +341,8 @@ fn loading_survives_a_new_daemon_and_begins_anew_after_its_own_death() {
         2,
         crate::cluster::Options {
             speed: Some(3000),
+            // The image gets what is written in its order, like the target.
+            keys: "protocol = \"A\"\n".into(),
             ..crate::cluster::Options::default()
         },
     );

@@ -426,6 +426,7 @@ impl Driver {
         }
         self.local.accept(None)?;
         self.store.forget()?;
+        self.forget_trucks();
         self.machine = Machine::new(self.settings.clone(), Memory::default());
         self.tell("deleted", format!("{} was forgotten", self.names.tag));
         self.answer(Answer::done());

@@ -92,8 +92,8 @@ impl Driver {
                 "the kernel's RAID1 (backend = \"md\") names no generation when it is told to, and knows no leg that is a file"
                     .into(),
                 Some(format!(
-                    "netraid stop {tag}; set backend = \"embedded\" in {tag}.toml on all nodes; netraid adjust; start it, load, \
-                     and change it back afterwards: both use the same legs"
+                    "let {name}, or a machine with its name and its disk, become in sync in this site's network, and ship that: \
+                     what it misses is marked as for any target that is away"
                 )),
             )),
             () if node == self.settings.own => {
@@ -287,6 +287,14 @@ impl Driver {
         if self.trucks.0[node.slot()].take().is_some() {
             // It is for people alone.
             let _ = std::fs::remove_file(self.truck_note(node.slot()));
+        }
+    }
+
+    /// The mirror is forgotten here.
+    pub(super) fn forget_trucks(&mut self) {
+        let all = 0..self.names.nodes.len().min(SLOTS);
+        for node in all.filter_map(|slot| NodeId::new(u8::try_from(slot).ok()?)) {
+            self.truck_arrived(node);
         }
     }
 
