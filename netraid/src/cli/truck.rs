@@ -22,18 +22,20 @@ use crate::truck::manifest::{Manifest, ManifestError, beside};
 ///
 /// Four steps, each of which checks the one before:
 ///
-///  1. On the source: netraid truck load TAG NODE IMAGE
-///     fills an image (a file, or a disk) while the mirror is in use, and writes what is to arrive to IMAGE.manifest. From the
-///     moment at which it ends, what is written is marked: also over restarts, and on a target that takes over.
-///  2. Ship the image and its manifest. Anywhere: netraid truck check IMAGE
-///     tells whether it is what was loaded, block by block, without a daemon.
-///  3. On NODE, netraidd stopped: netraid truck unload TAG IMAGE
-///     checks it, copies it to the disk of TAG there, and reads that back. If the disk itself travelled and is the disk of TAG, it
-///     is checked, and nothing is copied.
-///  4. On the source: netraid truck connect TAG NODE
-///     looks at what NODE has, and copies over the network what was marked since, and nothing else.
+/// 1. On the source, "netraid truck load TAG NODE IMAGE" fills an image (a file, or a disk) while the mirror is in use, and writes
+///    what is to arrive to IMAGE.manifest. From the moment at which it ends, what is written is marked: also over restarts, and on
+///    a target that takes over.
 ///
-/// netraid truck status TAG tells where a shipment stands. An image that is older than the last one, of another mirror, damaged
+/// 2. Ship the image and its manifest. Anywhere, "netraid truck check IMAGE" tells whether it is what was loaded, block by block,
+///    without a daemon.
+///
+/// 3. On NODE, with netraidd stopped, "netraid truck unload TAG IMAGE" checks it, copies it to the disk of TAG there, and reads
+///    that back. If the disk itself travelled and is the disk of TAG now, it is checked, and nothing is copied.
+///
+/// 4. On the source, "netraid truck connect TAG NODE" looks at what NODE has, and copies over the network what was marked since,
+///    and nothing else.
+///
+/// "netraid truck status TAG" tells where a shipment stands. An image that is older than the last one, of another mirror, damaged
 /// or not complete is refused with the reason; where it can't be told before, everything is copied over the network, and
 /// connect says so first.
 #[derive(Debug, clap::Args)]
