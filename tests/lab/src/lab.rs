@@ -9,6 +9,7 @@ use crate::warden::{FOLDER, Warden};
 use anyhow::{Context, Result, bail};
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 use std::{fs, thread};
 
 const MIB: u64 = 1 << 20;
@@ -245,12 +246,26 @@ impl Lab {
     /// # Errors
     /// No such node, or the network cannot be changed.
     pub fn delay_one_way(&self, from: usize, to: usize, ms: u32) -> Result<()> {
+        self.late(from, to, Duration::from_millis(ms.into()))
+    }
+
+    /// A packet and its answer are on their way for so long between two nodes, half of it in each direction. Zero ends
+    /// it.
+    ///
+    /// # Errors
+    /// No such node, or the network cannot be changed.
+    pub fn round_trip(&self, a: usize, b: usize, time: Duration) -> Result<()> {
+        self.late(a, b, time / 2)?;
+        self.late(b, a, time / 2)
+    }
+
+    fn late(&self, from: usize, to: usize, delay: Duration) -> Result<()> {
         self.wiring
             .check(from)
             .and_then(|()| self.wiring.check(to))?;
         self.journal
-            .note(&format!("delay of {ms} ms from node{from} to node{to}"));
-        self.wiring.set_delay(self.node(from), self.node(to), ms)
+            .note(&format!("delay of {delay:?} from node{from} to node{to}"));
+        self.wiring.set_delay(self.node(from), self.node(to), delay)
     }
 
     /// This many percent of the packets between two nodes are lost, in each direction. 0 ends it.

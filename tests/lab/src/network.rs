@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 #[derive(Debug)]
 pub(crate) struct Wiring {
@@ -29,7 +30,7 @@ struct State {
 /// What happens to packets of one direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Slow {
-    delay_ms: u32,
+    delay: Duration,
     loss_percent: f32,
 }
 
@@ -101,8 +102,8 @@ impl Wiring {
         Ok(())
     }
 
-    pub(crate) fn set_delay(&self, from: &Node, to: &Node, delay_ms: u32) -> Result<()> {
-        self.change(from, to, |slow| slow.delay_ms = delay_ms)
+    pub(crate) fn set_delay(&self, from: &Node, to: &Node, delay: Duration) -> Result<()> {
+        self.change(from, to, |slow| slow.delay = delay)
     }
 
     pub(crate) fn set_loss(&self, from: &Node, to: &Node, percent: f32) -> Result<()> {
@@ -166,9 +167,9 @@ impl Wiring {
             let band = n + 2;
             let _ = write!(
                 script,
-                "qdisc add dev vec0 parent 1:{band:x} netem limit 100000 delay {}ms loss {}%\n\
+                "qdisc add dev vec0 parent 1:{band:x} netem limit 100000 delay {}us loss {}%\n\
                  filter add dev vec0 parent 1: protocol ip prio 1 u32 match ip dst {}/32 flowid 1:{band:x}\n",
-                how.delay_ms,
+                how.delay.as_micros(),
                 how.loss_percent,
                 self.ip(*to)
             );

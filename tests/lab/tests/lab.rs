@@ -166,6 +166,11 @@ fn packets_are_delayed_and_lost_between_two_nodes_and_not_between_others() {
         lab.delay(1, 2, 0)?;
         lab.loss(1, 3, 0.0)?;
         ensure!(round_trip(lab, 1, 2)? < slow);
+        // Whole and half milliseconds, both ways together.
+        let odd = Duration::from_millis(41);
+        lab.round_trip(1, 2, odd)?;
+        ensure!((odd..slow).contains(&round_trip(lab, 1, 2)?));
+        lab.round_trip(1, 2, Duration::ZERO)?;
         ensure!(arrives(lab, 3, 1)?);
         Ok(())
     });
