@@ -84,6 +84,18 @@ impl<'a> Cluster<'a> {
         })
     }
 
+    /// Every node is configured with these mirrors, each a tag and what its file says.
+    ///
+    /// # Errors
+    /// A command failed.
+    pub fn of_files(
+        lab: &'a Lab,
+        defaults: &str,
+        files: &[(&'static str, String)],
+    ) -> Result<Cluster<'a>> {
+        Cluster::configured(lab, defaults, |_| files.to_vec())
+    }
+
     /// Configures every node with these mirrors and starts its daemon.
     fn configured(
         lab: &'a Lab,
