@@ -36,7 +36,7 @@ lab-clusters: ## netraidd on such kernels: every scenario by LifeKeeper's script
 	@scripts/setup.sh lab
 	@scripts/lab-run.sh clusters $(ARGS)
 
-bench-lab: ## the kernel's mirror beside DRBD on two nodes of a lab (ARGS="--rounds 3", "--help", ...)
+bench-lab: ## NetRAID beside DRBD on two nodes of a lab (ARGS="protocols", "resync --rounds 1", "--help", ...)
 	@scripts/setup.sh lab
 	@cargo build --release --locked --workspace --bins
 	@exec $(TARGET)/release/bench-lab $(ARGS)
