@@ -22,47 +22,58 @@ pub(super) struct CommitState {
 
 /// Decides how many neighbouring bits to set with one that is needed.
 ///
-/// A load that touches chunk after chunk waits for a commit at each; the more commits there are, the more bits each of
-/// them carries. A quiet load sets only what it needs.
+/// A load that touches chunk after chunk waits for a commit at each; the more of its time goes into that, the more bits
+/// each commit carries. Over a long way few commits are such a load's whole time, so they are weighed by how long they
+/// take, not counted. A quiet load sets only what it needs.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
     since: u64,
-    commits: u64,
+    /// Of the window, and of the one before half as much.
+    weight: u64,
 }
 
 impl Pace {
     /// The size of the group whose bits are set together: a power of two, 1 to [`MOST_AT_ONCE`] chunks.
     pub(super) fn group(&self, now: u64) -> u64 {
-        if now.saturating_sub(self.since) > PACE_WINDOW {
-            return 1;
-        }
-        (self.commits / COMMITS_PER_STEP)
+        (self.weight_at(now) / WEIGHT_PER_STEP)
             .max(1)
             .next_power_of_two()
             .min(MOST_AT_ONCE)
     }
 
-    fn note_commit(&mut self, now: u64) {
-        if now.saturating_sub(self.since) > PACE_WINDOW {
+    /// What counts of the weight by now: all of it within its window, half in the next one.
+    fn weight_at(&self, now: u64) -> u64 {
+        match now.saturating_sub(self.since) / PACE_WINDOW {
+            0 => self.weight,
+            1 => self.weight / 2,
+            _ => 0,
+        }
+    }
+
+    /// A commit of bits is durable after so many milliseconds.
+    fn note_commit(&mut self, now: u64, took: u64) {
+        if now.saturating_sub(self.since) >= PACE_WINDOW {
             *self = Pace {
                 since: now,
-                commits: 0,
+                weight: self.weight_at(now),
             };
         }
-        self.commits += 1;
+        self.weight = self.weight.saturating_add(1 + took);
     }
 }
 
-/// Milliseconds over which commits are counted.
+/// Milliseconds over which commits are weighed.
 const PACE_WINDOW: u64 = 1000;
-/// So many commits in the window let the group grow by one chunk.
-const COMMITS_PER_STEP: u64 = 16;
+/// What lets the group grow by one chunk: so many commits that take no time, or so many milliseconds.
+const WEIGHT_PER_STEP: u64 = 16;
 /// Most chunks in a group.
 const MOST_AT_ONCE: u64 = 64;
 
 #[derive(Debug)]
 struct UnderWay {
     version: u64,
+    /// When it began, if it carries bits.
+    bits_since: Option<u64>,
     waiting: SlotSet,
     /// Legs that got their whole bitmap and whose superblock said that they are being resynced, or need not be.
     attaching: SlotSet,
@@ -96,9 +107,7 @@ impl Engine {
         }
         let mut pages = self.intent.begin_commit();
         self.settle_legs(lacks::Settled::Here, lacks::Settled::Committing);
-        if !pages.is_empty() {
-            self.commit.pace.note_commit(self.now);
-        }
+        let bits_since = (!pages.is_empty()).then_some(self.now);
         if superblock {
             // The kernel takes a bitmap whose events are older than the superblock's for stale: keep them together.
             pages.insert(0);
@@ -148,6 +157,7 @@ impl Engine {
         };
         self.commit.under_way = Some(UnderWay {
             version,
+            bits_since,
             waiting,
             attaching: whole,
             in_sync,
@@ -298,6 +308,12 @@ impl Engine {
         else {
             return;
         };
+        // One that no write waits for, as when bits are dropped, costs nobody anything.
+        let since = under_way.bits_since;
+        if let Some(since) = since.filter(|_| !self.unlaunched.is_empty()) {
+            let took = self.now.saturating_sub(since);
+            self.commit.pace.note_commit(self.now, took);
+        }
         self.intent.end_commit();
         self.settle_legs(lacks::Settled::Committing, lacks::Settled::Yes);
         self.commit.durable = under_way.version;

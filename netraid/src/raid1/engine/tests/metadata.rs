@@ -45,6 +45,36 @@ fn bits_that_are_set_during_a_commit_share_the_next_one() {
     assert_eq!(bench.pending().len(), 6, "both writes are sent");
 }
 
+/// How many bits are set after ten writes, each far from the others and one after the other, when a commit takes `took`
+/// milliseconds and the application pauses for `pause`.
+fn bits_after_ten_writes(took: u64, pause: u64) -> u64 {
+    let shape = Shape {
+        size: 1024 * CHUNK,
+        ..SHAPE
+    };
+    let settings = Settings {
+        clean_interval: 1_000_000,
+        ..Settings::default()
+    };
+    let mut bench = Bench::whole_with(shape, settings);
+    for number in 0..10 {
+        bench.write(number, number * 100 + 50);
+        bench.now += took;
+        bench.finish();
+        assert!(bench.succeeded(number));
+        bench.now += pause;
+        bench.feed(Event::Tick);
+    }
+    bench.engine.dirty().count()
+}
+
+#[test]
+fn a_commit_carries_neighbours_bits_if_much_of_the_time_goes_into_commits() {
+    assert_eq!(bits_after_ten_writes(0, 0), 10, "they cost next to nothing");
+    assert!(bits_after_ten_writes(50, 0) > 80, "over a long way");
+    assert_eq!(bits_after_ten_writes(50, 5000), 10, "seldom");
+}
+
 #[test]
 fn a_new_superblock_reaches_the_local_leg_before_any_other() {
     let mut bench = Bench::whole_with(Shape { slots: 3, ..SHAPE }, Settings::default());
