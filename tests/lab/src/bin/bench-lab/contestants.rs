@@ -14,8 +14,12 @@ use crate::{Reach, Settings};
 
 /// Patience for a resync.
 const RESYNC: Duration = Duration::from_secs(600);
+/// Patience for a server.
+const SOON: Duration = Duration::from_secs(40);
 /// The first device of the source's nbd that an embedded mirror is attached to; netraidd takes the first free one.
 const FIRST_NBD: usize = 8;
+
+const NO_TARGET: &str = "it has no target";
 
 /// What a contestant is.
 #[derive(Clone, Debug)]
@@ -25,6 +29,9 @@ pub(crate) enum Kind {
         backend: &'static str,
         lines: String,
     },
+    /// No mirror: nbd-server on the source, with a disk of the source. What the embedded engine can't be faster than, as
+    /// the application reaches it in the same way.
+    Alone,
     /// A resource of DRBD: its protocol, and more options of its sections `net` and `disk`.
     Drbd {
         protocol: char,
@@ -55,6 +62,7 @@ pub(crate) struct Contestant<'a> {
 
 enum Running {
     NetRaid { embedded: bool, nbd: usize },
+    Alone { disk: usize, nbd: usize },
     Drbd(Resource),
 }
 
@@ -78,6 +86,10 @@ pub(crate) fn configure<'a>(
                     nbd: FIRST_NBD + number,
                 }
             }
+            Kind::Alone => Running::Alone {
+                disk,
+                nbd: FIRST_NBD + number,
+            },
             Kind::Drbd {
                 protocol,
                 net,
@@ -153,15 +165,20 @@ impl Contestant<'_> {
                 let status = self.status()?;
                 let place = status["places"][0].as_str();
                 let place = place.with_context(|| format!("no place: {status}"))?;
-                match (embedded, reach) {
-                    (false, _) => Place::Device(place.to_owned()),
-                    (true, Reach::Fio) => Place::Uri(place.to_owned()),
-                    (true, Reach::Kernel) => {
-                        let device = format!("/dev/nbd{nbd}");
-                        source.must(&format!("nbd-client attach '{place}' {device}"))?;
-                        Place::Device(device)
-                    }
+                match embedded {
+                    false => Place::Device(place.to_owned()),
+                    true => reached(source, place, *nbd, reach)?,
                 }
+            }
+            Running::Alone { disk, nbd } => {
+                let socket = format!("/run/{}.nbd", self.tag);
+                let device = source.disk(*disk).device();
+                let server = source.spawn(&format!(
+                    "exec nbd-server --export data={device} --unix {socket} --print-ready"
+                ))?;
+                server.wait_for("listening", SOON)?;
+                let uri = format!("nbd+unix:///data?socket={socket}");
+                reached(source, &uri, *nbd, reach)?
             }
         });
         Ok(())
@@ -176,6 +193,7 @@ impl Contestant<'_> {
                 self.source()
                     .must(&format!("netraid extend {} node2", self.tag))?;
             }
+            Running::Alone { .. } => {}
         }
         self.wait_in_sync()?;
         Ok(begun.elapsed())
@@ -192,6 +210,7 @@ impl Contestant<'_> {
         Ok(match &self.what {
             Running::Drbd(resource) => resource.look(self.source())?.in_sync(),
             Running::NetRaid { .. } => self.status()?["nodes"][1]["status"] == "Target",
+            Running::Alone { .. } => true,
         })
     }
 
@@ -201,13 +220,14 @@ impl Contestant<'_> {
         waited.with_context(|| match &self.what {
             Running::Drbd(resource) => format!("{:?}", resource.look(self.source())),
             Running::NetRaid { .. } => format!("{:?}", self.status()),
+            Running::Alone { .. } => String::new(),
         })
     }
 
     /// Waits until no bit is set any more: bits of writes, and of the first sync, stay for some seconds.
     pub(crate) fn settle(&self) -> Result<()> {
         match &self.what {
-            Running::Drbd(_) => Ok(()),
+            Running::Drbd(_) | Running::Alone { .. } => Ok(()),
             Running::NetRaid { .. } => wait_until(RESYNC, "no bit is set", || {
                 Ok((self.status()?["dirty_bytes"] == 0).then_some(()))
             }),
@@ -219,6 +239,7 @@ impl Contestant<'_> {
         match &self.what {
             Running::Drbd(resource) => resource.order(self.source(), "disconnect"),
             Running::NetRaid { .. } => self.order("pause"),
+            Running::Alone { .. } => bail!(NO_TARGET),
         }
     }
 
@@ -227,6 +248,7 @@ impl Contestant<'_> {
         match &self.what {
             Running::Drbd(resource) => resource.order(self.source(), "connect"),
             Running::NetRaid { .. } => self.order("resume"),
+            Running::Alone { .. } => bail!(NO_TARGET),
         }
     }
 
@@ -238,6 +260,7 @@ impl Contestant<'_> {
                 resource.order(self.source(), "invalidate-remote")
             }
             Running::NetRaid { .. } => self.order("fullresync"),
+            Running::Alone { .. } => bail!(NO_TARGET),
         }
     }
 
@@ -256,6 +279,7 @@ impl Contestant<'_> {
                 };
                 Ok(status["resync"]["left"].as_u64().unwrap_or(0))
             }
+            Running::Alone { .. } => bail!(NO_TARGET),
         }
     }
 
@@ -283,6 +307,7 @@ impl Contestant<'_> {
                 }
                 Ok(Duration::from_millis(at("ended_ms")? - at("began_ms")?))
             }
+            Running::Alone { .. } => bail!(NO_TARGET),
         }
     }
 
@@ -299,6 +324,18 @@ impl Contestant<'_> {
         let mut value: Value =
             serde_json::from_str(&text).with_context(|| format!("status: {text}"))?;
         Ok(value["mirrors"][0].take())
+    }
+}
+
+/// How the application reaches an export on its own node.
+fn reached(source: &Node, uri: &str, nbd: usize, reach: Reach) -> Result<Place> {
+    match reach {
+        Reach::Fio => Ok(Place::Uri(uri.to_owned())),
+        Reach::Kernel => {
+            let device = format!("/dev/nbd{nbd}");
+            source.must(&format!("nbd-client attach '{uri}' {device}"))?;
+            Ok(Place::Device(device))
+        }
     }
 }
 

@@ -22,7 +22,8 @@ usage: bench-lab [kernel|protocols|resync] [options]
 
   kernel      the kernel's RAID1 (nbd + md) and DRBD, protocol C (this is what runs if none is named)
   protocols   the embedded engine under protocols A and C, the kernel's RAID1 under C, and DRBD under A, B and C, at
-              round trips of 0, 1, 10 and 50 ms and at 1 % loss: throughput, and latency at the 50th and 99th percentile
+              round trips of 0, 1, 10 and 50 ms and at 1 % loss: throughput, and latency at the 50th and 99th percentile;
+              besides an nbd-server of the source's own, which shows what reaching a disk in that way costs
   resync      the embedded engine and DRBD with and without csums-alg, and the kernel's RAID1: the first sync of a device
               that is 90 % empty, a resync of 1 %, a resync of equal data, a verify, a resync under load; how long it
               takes, how much crosses the cable, and what the application has meanwhile

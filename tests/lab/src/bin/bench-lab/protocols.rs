@@ -77,11 +77,12 @@ fn measured(lab: &Lab) -> Result<f64> {
 }
 
 /// Each of ours beside the one of DRBD's that promises the same.
-const PAIRS: [(&str, &str); 4] = [
+const PAIRS: [(&str, &str); 5] = [
     ("embedded A", "DRBD A"),
     ("embedded C", "DRBD B"),
     ("embedded C", "DRBD C"),
     ("md C", "DRBD C"),
+    ("nbd alone", "DRBD A"),
 ];
 
 fn specs(settings: &Settings) -> Vec<Spec> {
@@ -106,6 +107,11 @@ fn specs(settings: &Settings) -> Vec<Spec> {
         netraid("embedded A", "ea", "embedded", "A"),
         netraid("embedded C", "ec", "embedded", "C"),
         netraid("md C", "mc", "md", "C"),
+        Spec {
+            name: "nbd alone",
+            tag: "na",
+            kind: Kind::Alone,
+        },
         drbd("DRBD A", "da", 'A'),
         drbd("DRBD B", "db", 'B'),
         drbd("DRBD C", "dc", 'C'),
