@@ -48,13 +48,8 @@ fn specs(settings: &Settings) -> Vec<Spec> {
     };
     let mut all = vec![
         netraid("embedded", "ec", "embedded", "verify-rate = 0"),
-        netraid(
-            "embedded no csums",
-            "en",
-            "embedded",
-            "csums-alg = \"none\"",
-        ),
-        netraid("md", "mc", "md", ""),
+        netraid("embedded plain", "en", "embedded", "csums-alg = \"none\""),
+        netraid("md", "mc", "md", "verify-rate = 0"),
         drbd("DRBD csums", "ds", "csums-alg crc32c;"),
         drbd("DRBD", "dn", ""),
     ];
