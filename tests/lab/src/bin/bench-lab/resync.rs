@@ -457,7 +457,7 @@ mod tests {
         samples.insert(Row::First, vec![vec![200.0], vec![100.0]]);
         samples.insert(Row::One, vec![vec![200.0], vec![100.0]]);
         let settings = crate::parse(["resync".to_owned()]).unwrap().unwrap();
-        let text = report(&["embedded", "DRBD"], &samples, &settings);
+        let text = report(&["embedded", "DRBD csums"], &samples, &settings);
         let lines: Vec<&str> = text.lines().collect();
         assert!(
             lines[1].starts_with("first sync") && lines[1].ends_with("2.00"),
