@@ -209,7 +209,8 @@ pub(crate) fn run(settings: &Settings) -> Result<()> {
         "\nMedians of {} rounds on {} MiB, bitmap chunk {} KiB, c-min-rate {} KiB/s, no upper bound of resyncs, nor of verifies \
          but that of \"embedded plain\", which has no csums-alg and the product's verify-rate of 100 MiB/s; the \
          application writes for {} s to the last {BUSY} MiB. \"crossed\": bytes that the source's card sent and received, of \
-         all bytes of the device (resync of 1 %: of these 1 %). A ratio above 1 is in NetRAID's favour. \
+         all bytes of the device (resync of 1 %: of these 1 %). A ratio above 1 is in NetRAID's favour. A resync \
+         that ends before the load does is begun again, so its speed is at least what is told. \
          {}; at the end {}.",
         settings.rounds,
         settings.size,
@@ -331,32 +332,26 @@ impl Visit<'_> {
 
         let writes = load::start(source, place, &words, runtime)?;
         contestant.mark_all()?;
-        let (mut copied, mut time) = (0, Duration::ZERO);
-        let mut before: Option<(Instant, u64)> = None;
+        let begun = Instant::now();
+        let mut whole = 0;
+        let mut left = 0;
         while writes.is_running() {
             std::thread::sleep(LOOK);
-            let now = (Instant::now(), contestant.left()?);
-            if let Some(before) = before
-                && now.1 > 0
-                && before.1 > now.1
-            {
-                copied += before.1 - now.1;
-                time += now.0 - before.0;
-            }
-            before = (now.1 > 0).then_some(now);
-            if now.1 == 0 && contestant.in_sync()? {
-                // Over before the load is: once more.
+            left = contestant.left()?;
+            if left == 0 && contestant.in_sync()? && writes.is_running() {
+                // Over before the load is: once more. The pauses in between count against it.
+                whole += 1;
                 contestant.mark_all()?;
+                left = self.settings.size << 20;
             }
         }
+        let took = begun.elapsed();
         let seen = writes.finish()?;
         contestant.wait_in_sync()?;
         self.note(Row::Resyncing(depth), seen.requests);
         self.note(Row::ResyncingP99(depth), seen.p99);
-        if copied > 0 {
-            let rate = copied as f64 / MIB / time.as_secs_f64();
-            self.note(Row::ResyncRate(depth), rate);
-        }
+        let copied = (whole + 1) as f64 * self.settings.size as f64 - left as f64 / MIB;
+        self.note(Row::ResyncRate(depth), copied / took.as_secs_f64());
         Ok(())
     }
 
