@@ -322,6 +322,12 @@ pub enum Order {
     NormalResync,
     /// `netraid verify TAG --cancel`.
     StopVerify,
+    /// `netraid outdate TAG`: this node's data is outdated, somebody goes on without it.
+    Outdate {
+        /// The node that goes on, if it is known.
+        #[serde(default, rename = "for")]
+        asker: Option<String>,
+    },
     /// `netraid delete TAG`: forget what this node remembers of the mirror. The data stays on the disk.
     Delete,
 }
@@ -335,6 +341,9 @@ pub struct Answer {
     pub outcome: Outcome,
     /// Why it was not done.
     pub reason: Option<Reason>,
+    /// The exit code of the command, where it has more of them than there are outcomes (`netraid outdate`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<u8>,
     /// With `dry-run`: what would be done, in order. Of a resize also what was done.
     #[serde(default)]
     pub steps: Vec<String>,
@@ -376,6 +385,7 @@ impl Answer {
             schema: ANSWER.into(),
             outcome: Outcome::Done,
             reason: None,
+            exit_code: None,
             steps: Vec::new(),
         }
     }

@@ -141,6 +141,8 @@ pub enum Note {
     GaveUpWaiting(NodeId),
     /// The previous source's bitmap was merged.
     Merged(NodeId),
+    /// This node's data was marked as outdated, on behalf of that node if it is known.
+    Outdated(Option<NodeId>),
     /// What was told does not fit what this machine asked for; nothing was changed.
     OutOfTurn,
 }

@@ -14,7 +14,7 @@ pub enum Event {
     /// The driver began, with what [`Memory`](super::record::Memory) it found.
     Boot(Boot),
     /// What the own leg says of itself. Others write to it, so it is read and told again after [`Event::Boot`], before
-    /// [`Event::Restore`], [`Event::Force`], [`Event::Resolve`], [`Event::Peer`] and [`Event::PeerLost`], and before
+    /// [`Event::Restore`], [`Event::Force`], [`Event::Resolve`], [`Event::Outdate`], [`Event::Peer`] and [`Event::PeerLost`], and before
     /// [`Action::Tell`](super::action::Action::Tell) is performed.
     OwnLeg {
         /// Its generations, departures that only md's superblock knows of included.
@@ -100,6 +100,8 @@ pub enum Event {
     Extend(NodeId),
     /// `netraid unextend`: one less.
     Unextend(NodeId),
+    /// `netraid outdate`: somebody, this node if it is known which, goes on without this node's data.
+    Outdate(Option<NodeId>),
 }
 
 /// How the driver found the mirror when it began.

@@ -9,12 +9,14 @@
 //! - `hear`: what other nodes tell, and whose writes the own leg takes.
 //! - `targets`: the legs of a source, and the previous source whose bitmap comes first.
 //! - `operator`: what administrators order.
+//! - `outdate`: this node's data marked as outdated on somebody else's word.
 //! - `quorum`: whether enough nodes are there, and their votes.
 //!
 //! [`crate::node`] drives it; so do the scenarios and the simulation in the tests.
 
 mod hear;
 mod operator;
+mod outdate;
 mod quorum;
 mod service;
 mod targets;
@@ -420,6 +422,7 @@ impl Machine {
             Event::Resolve { discard } => self.resolve(discard, out),
             Event::Extend(node) => self.extend(node, out),
             Event::Unextend(node) => self.unextend(node, out),
+            Event::Outdate(asker) => self.outdate(asker, out),
         }
     }
 

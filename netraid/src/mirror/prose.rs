@@ -80,9 +80,10 @@ fn flags(memory: &Memory, own: NodeId, names: &Names) -> Vec<String> {
             "outdated",
             memory.outdated,
             &format!(
-                "a source said that it goes on without {here}: it can't go into service, except by force"
+                "a source said that it goes on without {here}, or somebody did for it (netraid outdate): it can't go into \
+                 service, except by force, before it is in sync again"
             ),
-            "no source has said that it goes on without this leg",
+            "nobody has said that a source goes on without this leg",
         ),
         says(
             "fresh",

@@ -17,7 +17,7 @@ pub struct Memory {
     pub generations: Generations,
     /// The leg's data is of one moment: it is not in the middle of a resync.
     pub consistent: bool,
-    /// A source said that it goes on without this leg.
+    /// A source said that it goes on without this leg, or somebody did for it (`netraid outdate`).
     pub outdated: bool,
     /// This leg is known to have the newest data. Only believed until the machine is restarted.
     pub fresh: bool,

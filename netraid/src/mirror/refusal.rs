@@ -1,5 +1,6 @@
 //! Why something is refused, in words, and the command that could help.
 
+use super::fencing::NotOutdated;
 use super::node::{Names, NodeId, NodeSet};
 
 /// Why something was not done.
@@ -11,7 +12,7 @@ pub enum Refusal {
     CannotReach(NodeSet),
     /// It was not source when it went down, and can't reach these, which may have newer data.
     MayBeOld(NodeSet),
-    /// A source went on without this leg.
+    /// A source went on without this leg, or somebody marked it as outdated.
     Outdated,
     /// The leg was being resynced.
     Inconsistent,
@@ -58,6 +59,8 @@ pub enum Refusal {
     },
     /// The newest that a majority knows of is that this source went on without this node.
     LeftOut(NodeId),
+    /// This node's data was not marked as outdated.
+    NotOutdated(NotOutdated),
 }
 
 impl Refusal {
@@ -79,7 +82,7 @@ impl Refusal {
                 names.list(*nodes)
             ),
             Refusal::Outdated => {
-                format!("{here} is not in sync: the source went on without it")
+                format!("{here} is not in sync: the source went on without it (Outdated)")
             }
             Refusal::Inconsistent => {
                 format!("{here} was being resynced: its data is not of one moment")
@@ -134,6 +137,15 @@ impl Refusal {
                 "{here} is outdated: {} went on without it, as a majority of the nodes knows",
                 name(node)
             ),
+            Refusal::NotOutdated(why) => why.reason(own, names),
+        }
+    }
+
+    /// The exit code of the command that was refused, if it is another than that of all refusals.
+    pub const fn exit_code(&self) -> Option<u8> {
+        match self {
+            Refusal::NotOutdated(why) => Some(why.exit_code()),
+            _ => None,
         }
     }
 
@@ -179,6 +191,7 @@ impl Refusal {
                 "start it where {} was in sync, or take {here}'s data as it is: mirror_action {tag} force {here}",
                 name(node)
             ),
+            Refusal::NotOutdated(why) => return why.next(own, names),
             Refusal::TooMany => return None,
         })
     }

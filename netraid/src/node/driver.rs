@@ -554,6 +554,7 @@ fn reads_own_leg(event: &Event) -> bool {
             | Event::Restore
             | Event::Force
             | Event::Resolve { .. }
+            | Event::Outdate(_)
             | Event::Peer(_)
             | Event::PeerLost(_)
             | Event::Assembled

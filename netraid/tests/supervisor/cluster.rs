@@ -404,6 +404,7 @@ impl Cluster {
             Event::Unextend(node) => Some(node),
             _ => None,
         };
+        let outdates = matches!(event, Event::Outdate(_));
         let resolved = match event {
             Event::Resolve { discard } => Some(discard),
             _ => None,
@@ -465,10 +466,14 @@ impl Cluster {
             self.node(node).forces = forced;
         }
         if accepted && forced {
+            self.oracle.chosen(node);
             let heard = self.machine(node).reachable();
             for other in heard.iter() {
                 self.oracle.give_up(node, other);
             }
+        }
+        if outdates && accepted {
+            self.oracle.outdated(node);
         }
         if let Some(gone) = unextended.filter(|_| accepted) {
             self.oracle.unextended(gone);

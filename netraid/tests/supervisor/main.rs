@@ -65,6 +65,7 @@ fn every_schedule_keeps_the_promises() {
         ("crashes", total.crashes),
         ("resyncs", total.resyncs),
         ("refusals", total.refusals),
+        ("nodes marked as outdated", total.outdates * 20),
         ("starts with a quorum", total.voted * 2),
         ("writes that were held back", total.held * 20),
         ("split brains that a policy ended", total.judged * 50),

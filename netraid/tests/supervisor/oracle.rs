@@ -34,7 +34,11 @@ pub struct Oracle {
     believes: NodeSet,
     /// For each node, those of which it heard that they go into service, and not what became of it.
     claimed: Vec<NodeSet>,
+    /// Nodes that were told that somebody goes on without them, and have not been equal to a source since.
+    outdated: NodeSet,
     pub starts: u64,
+    /// Times that a node was told so.
+    pub outdates: u64,
     pub answers: u64,
     pub resyncs: u64,
     /// Writes that were held back.
@@ -78,6 +82,11 @@ impl Oracle {
         }
     }
 
+    /// An administrator said that a node's data counts, whatever becomes of the start that was ordered with it.
+    pub fn chosen(&mut self, node: NodeId) {
+        self.outdated = self.outdated.without(node);
+    }
+
     /// A leg became equal to a source's.
     pub fn joined(&mut self, source: NodeId, leg: NodeId) {
         self.resyncs += 1;
@@ -91,6 +100,14 @@ impl Oracle {
         };
         self.vouched = self.vouched.without(leg);
         self.unextended = self.unextended.without(leg);
+        self.outdated = self.outdated.without(leg);
+    }
+
+    /// A node promised that it does not go into service any more.
+    pub fn outdated(&mut self, node: NodeId) {
+        self.outdates += 1;
+        self.outdated = self.outdated.with(node);
+        self.believes = self.believes.without(node);
     }
 
     /// All nodes are equal: what they do not have is given up for good, if one of them was forced.
@@ -191,6 +208,10 @@ impl Cluster {
         );
         let votes = self.settings.iter().all(|one| one.quorum.is_some());
         let oracle = &self.oracle;
+        assert!(
+            !oracle.outdated.contains(node),
+            "fencing: {node:?} goes into service although it was marked as outdated"
+        );
         let knows_absent = oracle.knows_absent[node.slot()];
         let missing = oracle.answered.minus(&disk.holds);
         for write in missing {

@@ -35,6 +35,8 @@ pub struct Tally {
     pub held: u64,
     /// Schedules that ended with a mirror that only an administrator's force could start.
     pub forced: u64,
+    /// Times that a node was marked as outdated.
+    pub outdates: u64,
 }
 
 impl Tally {
@@ -51,6 +53,7 @@ impl Tally {
         self.voted += other.voted;
         self.held += other.held;
         self.forced += other.forced;
+        self.outdates += other.outdates;
     }
 }
 
@@ -73,6 +76,7 @@ pub fn run(seed: u64, trace: bool) -> Tally {
     tally.starts = schedule.cluster.oracle.starts;
     tally.answers = schedule.cluster.oracle.answers;
     tally.resyncs = schedule.cluster.oracle.resyncs;
+    tally.outdates = schedule.cluster.oracle.outdates;
     tally.judged = schedule.cluster.oracle.judged;
     tally.held = schedule.cluster.oracle.held;
     if schedule.cluster.settings[0].quorum.is_some() {
@@ -336,13 +340,14 @@ impl Schedule {
 
     fn operate(&mut self) {
         let (node, other, some) = (self.any(), self.any(), self.any_set());
-        let event = match self.random.below(16) {
+        let event = match self.random.below(18) {
             0 | 1 => Event::Pause(some),
             2..=4 => Event::Resume(some),
             5..=7 => Event::FullResync(some),
             8 => Event::Force,
             9..=12 => Event::Resolve { discard: other },
             13 => Event::Unextend(other),
+            14 | 15 => Event::Outdate(self.random.chance(70).then_some(other)),
             _ => Event::Extend(other),
         };
         self.ask(node, event);

@@ -82,6 +82,8 @@ pub fn action(action: &Action, own: NodeId, names: &Names) -> String {
             Note::WaitsFor(node) => format!("note: targets wait for {}", name(node)),
             Note::GaveUpWaiting(node) => format!("note: gave up waiting for {}", name(node)),
             Note::Merged(node) => format!("note: merged the bitmap of {}", name(node)),
+            Note::Outdated(None) => "note: outdated".into(),
+            Note::Outdated(Some(asker)) => format!("note: outdated for {}", name(asker)),
             Note::OutOfTurn => "note: out of turn".into(),
         },
     }

@@ -116,6 +116,11 @@ impl Driver {
                 Some(node) => return self.extend(node, *force),
                 None => return Ok(()),
             },
+            Order::Outdate { asker: None } => Event::Outdate(None),
+            Order::Outdate { asker: Some(asker) } => match self.node(asker) {
+                Some(asker) => Event::Outdate(Some(asker)),
+                None => return Ok(()),
+            },
             Order::Unextend { node } => match self.node(node) {
                 Some(node) => Event::Unextend(node),
                 None => return Ok(()),
@@ -426,11 +431,14 @@ impl Driver {
             _ => None,
         });
         let answer = match refusal {
-            Some(refusal) => Answer::not(
-                Outcome::Refused,
-                refusal.reason(self.settings.own, &self.names),
-                refusal.next(self.settings.own, &self.names),
-            ),
+            Some(refusal) => Answer {
+                exit_code: refusal.exit_code(),
+                ..Answer::not(
+                    Outcome::Refused,
+                    refusal.reason(self.settings.own, &self.names),
+                    refusal.next(self.settings.own, &self.names),
+                )
+            },
             None => Answer {
                 steps: actions
                     .iter()

@@ -269,7 +269,10 @@ impl Driver {
         let why = refusal.reason(own, &self.names);
         let next = refusal.next(own, &self.names);
         self.tell("refused", why.clone());
-        self.answer(Answer::not(Outcome::Refused, why, next));
+        self.answer(Answer {
+            exit_code: refusal.exit_code(),
+            ..Answer::not(Outcome::Refused, why, next)
+        });
     }
 
     /// For whoever asked; the first answer counts. It is given when all that follows from the order has been done.
@@ -356,6 +359,16 @@ impl Driver {
                 format!(
                     "the bitmap of {}, the previous source, was merged",
                     name(node)
+                ),
+            ),
+            Note::Outdated(asker) => (
+                "outdated",
+                format!(
+                    "the data of {here} is outdated{}: it can't go into service, except by force, before it is in sync again",
+                    asker.map_or_else(String::new, |asker| format!(
+                        ", {} goes on without it",
+                        name(asker)
+                    ))
                 ),
             ),
             Note::Judged { .. } | Note::OutOfTurn => (
