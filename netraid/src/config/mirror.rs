@@ -4,18 +4,24 @@ use std::path::PathBuf;
 
 use flags::{NodeName, Tag};
 
+mod keys;
+
+use keys::{KEYS, NODE_KEYS};
+
 use super::address::Address;
 use super::congestion;
 use super::daemon::node_name;
-use super::fields::{Fields, Key, parse};
+use super::fencing;
+use super::fields::{Fields, parse};
 use super::io_errors::{self, OnIoError};
 use super::parameters::Parameters;
-use super::policies::{Handlers, POLICY_KEYS, handlers, policies};
+use super::policies::{Handlers, handlers, policies};
 use super::problem::{At, Complaint, Place, Problems, quoted};
-use super::quorum::{self, QUORUM_KEYS};
-use super::resync::{self, RESYNC_KEYS, Resyncs};
+use super::quorum;
+use super::resync::{self, Resyncs};
 use super::source::Source;
 use crate::mirror::decision;
+use crate::mirror::fencing::Fencing;
 use crate::mirror::machine::Settings;
 use crate::mirror::node::{Names, NodeId};
 use crate::mirror::policy::Policies;
@@ -99,6 +105,8 @@ pub struct MirrorConfig {
     pub handlers: Handlers,
     /// How many nodes have to be there; `None`: nobody votes.
     pub quorum: Option<Quorum>,
+    /// What is done about nodes that may not know that a source goes on without them.
+    pub fencing: Fencing,
     /// `csums-alg`: resyncs compare by digests first, and send only what differs.
     pub compare: bool,
     /// Most bytes on the way to a target under protocol A whose writes are answered already.
@@ -170,6 +178,7 @@ impl MirrorConfig {
             pass_through: self.on_io_error == OnIoError::PassThrough,
             error_limit: self.io_error_limit,
             integrity: self.integrity,
+            held: self.fencing == Fencing::ResourceAndStonith,
         }
     }
 
@@ -205,112 +214,13 @@ impl MirrorConfig {
             wait_to_resync: parameters.wait_to_resync.is_some(),
             bitmap: self.bitmap,
             quorum: self.quorum,
+            fencing: self.fencing,
         })
     }
 }
 
 /// Bytes a second unless configured: a disk of this century has several times that, and 1 TiB takes three hours.
 const VERIFY_RATE: u64 = 100 << 20;
-
-const KEYS: &[Key] = &[
-    Key {
-        name: "tag",
-        example: "tag = \"data\"",
-    },
-    Key {
-        name: "number",
-        example: "number = 0",
-    },
-    Key {
-        name: "backend",
-        example: "backend = \"md\"",
-    },
-    Key {
-        name: "device",
-        example: "device = \"/run/netraid/data.nbd\"",
-    },
-    Key {
-        name: "protocol",
-        example: "protocol = \"C\"",
-    },
-    Key {
-        name: "sndbuf-size",
-        example: "sndbuf-size = 10485760",
-    },
-    Key {
-        name: "on-congestion",
-        example: "on-congestion = \"block\"",
-    },
-    Key {
-        name: "congestion-fill",
-        example: "congestion-fill = 8388608",
-    },
-    Key {
-        name: "chunk",
-        example: "chunk = 256",
-    },
-    Key {
-        name: "bitmap",
-        example: "bitmap = \"internal\"",
-    },
-    Key {
-        name: "csums-alg",
-        example: "csums-alg = \"blake3\"",
-    },
-    io_errors::INTEGRITY,
-    Key {
-        name: "verify-rate",
-        example: "verify-rate = 102400",
-    },
-    Key {
-        name: "nodes",
-        example: "[[nodes]] with name, address and disk",
-    },
-    io_errors::KEYS[0],
-    io_errors::KEYS[1],
-    POLICY_KEYS[0],
-    POLICY_KEYS[1],
-    POLICY_KEYS[2],
-    POLICY_KEYS[3],
-    POLICY_KEYS[4],
-    POLICY_KEYS[5],
-    RESYNC_KEYS[0],
-    RESYNC_KEYS[1],
-    RESYNC_KEYS[2],
-    RESYNC_KEYS[3],
-    RESYNC_KEYS[4],
-    RESYNC_KEYS[5],
-    RESYNC_KEYS[6],
-    QUORUM_KEYS[0],
-    QUORUM_KEYS[1],
-];
-
-const NODE_KEYS: &[Key] = &[
-    Key {
-        name: "name",
-        example: "name = \"server1\"",
-    },
-    Key {
-        name: "priority",
-        example: "priority = 1",
-    },
-    Key {
-        name: "address",
-        example: "address = \"10.0.0.1\"",
-    },
-    Key {
-        name: "disk",
-        example: "disk = \"/dev/sdb1\"",
-    },
-    Key {
-        name: "port",
-        example: "port = 10001",
-    },
-    Key {
-        name: "protocol",
-        example: "protocol = \"A\"",
-    },
-];
 
 const LETTERS: [(&str, Protocol); 3] = [("C", Protocol::C), ("A", Protocol::A), ("B", Protocol::B)];
 
@@ -328,6 +238,7 @@ pub(super) struct Draft {
     chunk_bytes: Option<u32>,
     bitmap: Option<bool>,
     policies: Policies,
+    fencing: Fencing,
     handlers: Handlers,
     quorum: Option<Quorum>,
     compare: Option<bool>,
@@ -408,6 +319,13 @@ pub(super) fn read(source: &Source, problems: &mut Problems) -> Option<Draft> {
         .iter()
         .any(|node| node.protocol.or(protocol_of_all) == Some(Protocol::A));
     let quorum = quorum::read(&fields, backend, nodes.len(), asynchronous, problems);
+    let others = fencing::Others {
+        backend,
+        handlers: &handlers,
+        quorum: quorum.is_some(),
+        pulls_ahead: matches!(streams.policy, OnCongestion::PullAhead(_)),
+    };
+    let fencing = fencing::read(&fields, &others, problems);
     Some(Draft {
         place: fields.place,
         tag,
@@ -423,6 +341,7 @@ pub(super) fn read(source: &Source, problems: &mut Problems) -> Option<Draft> {
         policies,
         handlers,
         quorum,
+        fencing,
         compare: compare.map(|at| at.value),
         verify_rate,
         io_errors,
@@ -567,6 +486,7 @@ impl Draft {
             policies: self.policies,
             handlers: self.handlers,
             quorum: self.quorum,
+            fencing: self.fencing,
             verify_rate: self.verify_rate.unwrap_or(VERIFY_RATE),
             resyncs: self.resync.resyncs,
             compare: self.compare.unwrap_or(self.backend? == Backend::Embedded),

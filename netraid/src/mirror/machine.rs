@@ -6,6 +6,7 @@
 //! what it waits for, and what is ready is begun; the status words and the explanation come from the same place.
 //!
 //! - `service`: going into service and out of it, and what forbids it.
+//! - `fencing`: who has to know that a source goes on without it.
 //! - `hear`: what other nodes tell, and whose writes the own leg takes.
 //! - `targets`: the legs of a source, and the previous source whose bitmap comes first.
 //! - `operator`: what administrators order.
@@ -14,6 +15,7 @@
 //!
 //! [`crate::node`] drives it; so do the scenarios and the simulation in the tests.
 
+mod fencing;
 mod hear;
 mod operator;
 mod outdate;
@@ -24,11 +26,14 @@ mod targets;
 use super::action::{Action, Flag, Hold, Note};
 use super::decision::{Decision, Outcome, Rules, compare};
 use super::event::{Boot, Event};
+use super::fencing::Fencing;
 use super::generation::{Generation, Generations, SLOTS};
 use super::node::{NodeId, NodeSet};
 use super::policy::Judgement;
 use super::record::{Memory, Record};
 use super::vote::{Quorum, Vote};
+use fencing::Fence;
+pub use fencing::FenceState;
 pub use quorum::QuorumState;
 use quorum::Seeking;
 pub use targets::Standing;
@@ -55,6 +60,8 @@ pub struct Settings {
     pub bitmap: bool,
     /// How many nodes have to be there (`quorum`); `None`: nobody votes.
     pub quorum: Option<Quorum>,
+    /// What is done about nodes that may not know that a source goes on without them (`fencing`).
+    pub fencing: Fencing,
 }
 
 /// How long targets wait for the previous source's bitmap.
@@ -153,6 +160,8 @@ pub struct Machine {
     hold: Option<Hold>,
     /// The peers had time to be met since the machine was begun.
     peers_had_time: bool,
+    /// Who was fenced, or has to be.
+    fence: Fence,
 }
 
 impl Machine {
@@ -179,6 +188,7 @@ impl Machine {
             guard: None,
             hold: None,
             peers_had_time: false,
+            fence: Fence::default(),
         }
     }
 
@@ -203,7 +213,8 @@ impl Machine {
         self.note_conflicts(&mut out);
         self.advance(&mut out);
         self.accept(&mut out);
-        let guards = self.keep_quorum(&mut out);
+        let mut guards = self.keep_quorum(&mut out);
+        guards.extend(self.keep_fencing(&mut out));
         // A crash in between leaves a flag too many rather than one too few.
         let (set, cleared): (Vec<Action>, Vec<Action>) = self
             .flag_changes(on_disk)
@@ -423,6 +434,9 @@ impl Machine {
             Event::Extend(node) => self.extend(node, out),
             Event::Unextend(node) => self.unextend(node, out),
             Event::Outdate(asker) => self.outdate(asker, out),
+            Event::Fenced(node, answer) => self.fenced(node, answer, out),
+            Event::FenceNow => self.fence_now(),
+            Event::ResumeIo => self.resume_io(out),
         }
     }
 

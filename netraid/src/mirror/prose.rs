@@ -151,6 +151,20 @@ fn others(memory: &Memory, own: NodeId, names: &Names) -> Vec<String> {
         set("full", memory.full, "their next resync copies everything"),
         set("paused", memory.paused, "an administrator paused them"),
     ];
+    if !memory.unfenced.is_empty() {
+        lines.push(set(
+            "have to be fenced",
+            memory.unfenced,
+            "in sync with this source, or there when it began: when they leave, they have to learn of it (fencing)",
+        ));
+    }
+    if !memory.fenced.is_empty() {
+        lines.push(set(
+            "fenced",
+            memory.fenced,
+            "they know, or are known to be off: they can't go into service before they were in sync with this node again",
+        ));
+    }
     for node in NodeId::all() {
         let given_up = memory.discarded[node.slot()];
         if given_up != Generation::NONE {

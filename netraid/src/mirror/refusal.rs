@@ -1,6 +1,6 @@
 //! Why something is refused, in words, and the command that could help.
 
-use super::fencing::NotOutdated;
+use super::fencing::{FenceAnswer, NotOutdated};
 use super::node::{Names, NodeId, NodeSet};
 
 /// Why something was not done.
@@ -61,6 +61,8 @@ pub enum Refusal {
     LeftOut(NodeId),
     /// This node's data was not marked as outdated.
     NotOutdated(NotOutdated),
+    /// A node that can't be reached was not fenced (`fencing`).
+    NotFenced(NodeId, FenceAnswer),
 }
 
 impl Refusal {
@@ -138,6 +140,11 @@ impl Refusal {
                 name(node)
             ),
             Refusal::NotOutdated(why) => why.reason(own, names),
+            Refusal::NotFenced(node, answer) => format!(
+                "{} can't be reached and was not fenced: {}",
+                name(node),
+                answer.says(&name(node))
+            ),
         }
     }
 
@@ -192,6 +199,16 @@ impl Refusal {
                 name(node)
             ),
             Refusal::NotOutdated(why) => return why.next(own, names),
+            Refusal::NotFenced(node, FenceAnswer::Primary) => {
+                format!(
+                    "see to the network between {here} and {}: netraid status {tag}",
+                    name(node)
+                )
+            }
+            Refusal::NotFenced(node, _) => format!(
+                "start {}, or if it is surely off take {here}'s data as it is: mirror_action {tag} force {here}",
+                name(node)
+            ),
             Refusal::TooMany => return None,
         })
     }

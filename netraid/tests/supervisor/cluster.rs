@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use netraid::mirror::action::{Action, Note};
 use netraid::mirror::event::{Boot, Event};
+use netraid::mirror::fencing::FenceAnswer;
 use netraid::mirror::generation::{Generation, SLOTS};
 use netraid::mirror::machine::{Machine, Settings};
 use netraid::mirror::node::{Names, NodeId, NodeSet};
@@ -69,6 +70,8 @@ pub struct Node {
     pub forces: bool,
     /// The next start or stop of the array fails.
     pub fails: bool,
+    /// Calls of `fence-peer` that have not come to anything yet.
+    pub fences: VecDeque<NodeId>,
 }
 
 pub struct Cluster {
@@ -193,6 +196,7 @@ impl Cluster {
         state.skip = None;
         state.events.clear();
         state.actions.clear();
+        state.fences.clear();
         self.wire.retain(|(_, to), _| *to != node);
         self.oracle.restarted(node);
     }
@@ -223,6 +227,7 @@ impl Cluster {
         state.events.clear();
         state.actions.clear();
         (state.timer, state.skip) = (None, None);
+        state.fences.clear();
         let (last_owner, source, data_corrupt) = state.flags;
         self.handle(
             node,
@@ -331,6 +336,8 @@ impl Cluster {
             let mut moved = false;
             for node in self.ids() {
                 moved |= self.perform_all(node) | self.next_event(node);
+                // What was decided is done before anything else is heard, as a driver does it.
+                moved |= self.perform_all(node);
                 for other in self.ids() {
                     moved |= self.deliver(other, node);
                 }
@@ -405,6 +412,10 @@ impl Cluster {
             _ => None,
         };
         let outdates = matches!(event, Event::Outdate(_));
+        let resumes = match (&event, self.node(node).machine.as_ref()) {
+            (Event::ResumeIo, Some(machine)) => machine.fencing(),
+            _ => Vec::new(),
+        };
         let resolved = match event {
             Event::Resolve { discard } => Some(discard),
             _ => None,
@@ -434,6 +445,11 @@ impl Cluster {
         }
         self.say(|| format!("{node:?} <- {shown}\n     -> {actions:?}"));
         for action in &actions {
+            if let Action::Note(Note::Fenced(_, answer)) = action
+                && !matches!(answer, FenceAnswer::Primary | FenceAnswer::Broken)
+            {
+                self.oracle.fenced += 1;
+            }
             if let Action::Note(Note::Judged {
                 node: peer,
                 judgement,
@@ -471,6 +487,9 @@ impl Cluster {
             for other in heard.iter() {
                 self.oracle.give_up(node, other);
             }
+        }
+        for left in resumes.iter().filter(|left| accepted && left.waits) {
+            self.oracle.resumed_without(left.node);
         }
         if outdates && accepted {
             self.oracle.outdated(node);
@@ -520,6 +539,7 @@ impl Node {
             forced: false,
             forces: false,
             fails: false,
+            fences: VecDeque::new(),
         }
     }
 }

@@ -37,6 +37,8 @@ pub struct Oracle {
     /// Nodes that were told that somebody goes on without them, and have not been equal to a source since.
     outdated: NodeSet,
     pub starts: u64,
+    /// Times that a source knew that a node that left can't take over.
+    pub fenced: u64,
     /// Times that a node was told so.
     pub outdates: u64,
     pub answers: u64,
@@ -101,6 +103,11 @@ impl Oracle {
         self.vouched = self.vouched.without(leg);
         self.unextended = self.unextended.without(leg);
         self.outdated = self.outdated.without(leg);
+    }
+
+    /// An administrator let a source go on without a node that may not know of it.
+    pub fn resumed_without(&mut self, node: NodeId) {
+        self.by_force = self.by_force.with(node);
     }
 
     /// A node promised that it does not go into service any more.
@@ -225,6 +232,15 @@ impl Cluster {
                 "quorum: {node:?} goes into service without write {write} of {writer:?}, which was answered"
             );
             assert!(
+                !self.freezes()
+                    || given_up
+                    || oracle.by_force.contains(node)
+                    || oracle.vouched.contains(node)
+                    || oracle.unextended.contains(node)
+                    || oracle.unextended.contains(writer),
+                "fencing: {node:?} goes into service without write {write} of {writer:?}, which was answered"
+            );
+            assert!(
                 excused || given_up,
                 "P1, P4: {node:?} goes into service without write {write} of {writer:?}, which was answered; \
                  nobody gave it up, and {node:?} could know"
@@ -232,20 +248,25 @@ impl Cluster {
         }
     }
 
-    /// With a quorum nobody answers any more once somebody else could go into service, but by force.
+    /// With a quorum, or with fencing, nobody answers any more once somebody else could go into service, but by force.
     pub fn check_one_source(&self, node: NodeId) {
-        if self.settings.iter().any(|one| one.quorum.is_none()) {
+        let votes = self.settings.iter().all(|one| one.quorum.is_some());
+        if !votes && !self.fences() {
             return;
         }
         let started = |node: NodeId| {
             let array = self.nodes[node.slot()].array.as_ref();
             array.map_or(0, |array| array.started)
         };
+        // Who was forced in spite of a promise is another matter; with votes not even that is.
+        if !votes && self.nodes[node.slot()].forced {
+            return;
+        }
         for other in self.ids().filter(|other| *other != node) {
             let later = self.nodes[other.slot()].array.is_some() && started(other) > started(node);
             assert!(
                 !later || self.nodes[other.slot()].forced,
-                "quorum: {node:?} answers a write although {other:?} went into service after it"
+                "quorum, fencing: {node:?} answers a write although {other:?} went into service after it"
             );
         }
     }

@@ -54,6 +54,7 @@ pub fn settings(own: NodeId) -> Settings {
         wait_to_resync: false,
         bitmap: true,
         quorum: None,
+        fencing: Default::default(),
     }
 }
 

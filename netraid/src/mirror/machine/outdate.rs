@@ -13,8 +13,13 @@ use super::{Machine, Service};
 impl Machine {
     /// Marks it, on behalf of `asker` if that is known.
     pub(super) fn outdate(&mut self, asker: Option<NodeId>, out: &mut Vec<Action>) {
+        let starts = self.is_fencing();
         if let Some(why) = self.cannot_outdate(asker) {
             return out.push(Action::Refuse(Refusal::NotOutdated(why)));
+        }
+        if starts {
+            // Of two that ask each other the lower number goes on.
+            self.give_up_start(Refusal::Outdated, out);
         }
         let memory = &mut self.memory;
         if !memory.outdated {
@@ -33,6 +38,11 @@ impl Machine {
         let memory = &self.memory;
         let asker = asker.filter(|asker| *asker != self.own());
         match self.service {
+            Service::Starting if self.is_fencing() => {
+                if asker.is_none_or(|asker| self.own() < asker) {
+                    return Some(NotOutdated::AsksItself);
+                }
+            }
             Service::In | Service::Starting | Service::Stopping => {
                 return Some(NotOutdated::InService);
             }

@@ -31,7 +31,7 @@ impl Machine {
         self.memory.last_owner = true;
         self.memory.was_source = true;
         self.service = Service::Starting;
-        let waits = self.seek(force);
+        let waits = self.seek(force) | self.fence_for_start(force);
         // What the former source still has on its way must not land any more.
         if self.accepted.take().is_some() {
             out.push(Action::Accept(None));
@@ -79,7 +79,7 @@ impl Machine {
     }
 
     /// Why the mirror must not go into service here, if so.
-    fn obstacle(&self, force: bool) -> Option<Refusal> {
+    pub(super) fn obstacle(&self, force: bool) -> Option<Refusal> {
         let running = |node: &_| {
             self.peer(*node)
                 .is_some_and(|peer| peer.running || peer.starting)
@@ -159,7 +159,7 @@ impl Machine {
     }
 
     pub(super) fn assembled(&mut self, out: &mut Vec<Action>) {
-        if self.service != Service::Starting || self.is_seeking() {
+        if self.service != Service::Starting || self.is_seeking() || self.is_fencing() {
             return out_of_turn(out);
         }
         self.seeking = None;
@@ -179,7 +179,7 @@ impl Machine {
     }
 
     pub(super) fn assemble_failed(&mut self, out: &mut Vec<Action>) {
-        if self.service != Service::Starting || self.is_seeking() {
+        if self.service != Service::Starting || self.is_seeking() || self.is_fencing() {
             return out_of_turn(out);
         }
         self.withdraw();

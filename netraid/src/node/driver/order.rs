@@ -54,7 +54,10 @@ impl Driver {
                 Some(format!("netraid events {}", self.names.tag)),
             ),
         };
-        let _ = asker.send(self.reply.take().unwrap_or_else(nothing));
+        let nothing = nothing();
+        if let Some(asker) = self.starts_later(asker) {
+            let _ = asker.send(self.reply.take().unwrap_or(nothing));
+        }
         done
     }
 
@@ -116,6 +119,7 @@ impl Driver {
                 Some(node) => return self.extend(node, *force),
                 None => return Ok(()),
             },
+            Order::ResumeIo => Event::ResumeIo,
             Order::Outdate { asker: None } => Event::Outdate(None),
             Order::Outdate { asker: Some(asker) } => match self.node(asker) {
                 Some(asker) => Event::Outdate(Some(asker)),
@@ -479,9 +483,15 @@ impl Driver {
                 format!("answer what {} has", self.names.list(*members))
             }
             Action::Hold(hold) => format!("requests: {hold:?}").to_lowercase(),
+            Action::Fence(node) => format!("call handlers.fence-peer for {}", name(node)),
+            Action::Unfence(node) => format!("call handlers.unfence-peer for {}", name(node)),
             Action::Tell(nodes) => format!("tell {}", self.names.list(*nodes)),
             Action::StartTimer(seconds) => format!("wait {seconds} s for the previous source"),
-            Action::StopTimer | Action::Done | Action::Refuse(_) | Action::Note(_) => return None,
+            Action::StopTimer
+            | Action::Done
+            | Action::Refuse(_)
+            | Action::GaveUpStart(_)
+            | Action::Note(_) => return None,
         })
     }
 

@@ -7,6 +7,7 @@ use crate::api::document::{Answer, Decided, Outcome};
 use crate::array::{Added, ArrayError};
 use crate::mirror::action::{Action, DropReason, Flag, Hold, Note};
 use crate::mirror::event::{Boot, Event};
+use crate::mirror::fencing::FenceAnswer;
 use crate::mirror::machine::{Leg, ORDERED};
 use crate::mirror::node::NodeId;
 use crate::mirror::refusal::Refusal;
@@ -45,6 +46,9 @@ impl Driver {
             Action::Drop(node, why) => self.drop_leg(node, why)?,
             Action::Guard { members, only } => self.local.guard(members, only)?,
             Action::Hold(hold) => self.hold(hold)?,
+            Action::Fence(node) => self.fence_peer(node),
+            Action::Unfence(node) => self.unfence_peer(node),
+            Action::GaveUpStart(refusal) => self.gave_up_start(refusal),
             Action::Accept(source) => self.accept(source)?,
             Action::Tell(_) => {
                 // What the own leg says may have changed since the machine was asked.
@@ -234,13 +238,14 @@ impl Driver {
 
     fn hold(&mut self, hold: Hold) -> Result<(), Broken> {
         self.local.hold(hold)?;
-        let quorum = self.machine.quorum();
-        let votes = quorum.map_or_else(String::new, |quorum| {
-            format!(
-                "{} of {} nodes, {} are needed",
-                quorum.present, quorum.nodes, quorum.need
-            )
-        });
+        // Without a quorum it is about an array that has just been started.
+        let Some(quorum) = self.machine.quorum() else {
+            return Ok(());
+        };
+        let votes = format!(
+            "{} of {} nodes, {} are needed",
+            quorum.present, quorum.nodes, quorum.need
+        );
         let (event, text) = match hold {
             Hold::No => ("quorum", format!("requests are served ({votes})")),
             Hold::Suspend => ("quorum-lost", format!("no quorum: requests wait ({votes})")),
@@ -369,6 +374,20 @@ impl Driver {
                         ", {} goes on without it",
                         name(asker)
                     ))
+                ),
+            ),
+            Note::Fenced(node, answer) => (
+                match answer {
+                    FenceAnswer::Primary | FenceAnswer::Broken => "not-fenced",
+                    _ => "fenced",
+                },
+                answer.says(&name(node)),
+            ),
+            Note::ResumedUnfenced(nodes) => (
+                "resumed",
+                format!(
+                    "an administrator goes on without {}, which may not know of it and could take over",
+                    self.names.list(nodes)
                 ),
             ),
             Note::Judged { .. } | Note::OutOfTurn => (

@@ -5,7 +5,7 @@ use crate::api::document::{self, Reason};
 use crate::array::ArrayStatus;
 use crate::config::{Handlers, OnIoError};
 use crate::mirror::action::Hold;
-use crate::mirror::explain::{explain, requests_wait};
+use crate::mirror::explain::{explain, requests_wait, unfenced};
 use crate::mirror::generation::{Generation, SLOTS};
 use crate::mirror::machine::{Leg, Service};
 use crate::mirror::node::NodeId;
@@ -126,6 +126,7 @@ impl Driver {
                     .into(),
                 }
             }),
+            fencing: self.fencing_shown(),
             flags: document::Flags {
                 last_owner: memory.last_owner,
                 source: memory.source.map(|node| self.names.node(node)),
@@ -145,6 +146,7 @@ impl Driver {
             .flatten()
             .cloned()
             .chain(requests_wait(machine).map(|why| format!("{} {why}", self.names.tag)))
+            .chain(unfenced(machine, &self.names))
             .chain(status.iter().flat_map(|status| status.notes.clone()))
             .chain(
                 status
