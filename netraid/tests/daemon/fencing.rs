@@ -190,7 +190,7 @@ fn requests(wanted: &'static str) -> impl Fn(&Mirror) -> bool {
 fn a_source_answers_nothing_before_its_lost_target_was_fenced() {
     let cluster = fencing("resource-and-stonith").mirrored();
     let [server1, server2] = [&cluster.nodes[0], &cluster.nodes[1]];
-    let mut application = cluster.application(0);
+    let application = cluster.application(0);
     application.write(0..MIB);
     let listener = Listener::new(server1);
     listener.until("suspended:no");
@@ -313,7 +313,7 @@ fn what_a_program_that_fails_leaves_frozen_the_return_of_the_target_or_an_admini
 fn who_can_not_fence_the_source_does_not_take_over_and_who_can_does() {
     let cluster = fencing("resource-only").mirrored();
     let [server1, server2] = [&cluster.nodes[0], &cluster.nodes[1]];
-    let mut application = cluster.application(0);
+    let application = cluster.application(0);
     application.write(0..MIB);
     // What server1 does about server2 is another matter here.
     answers(server1, 1);
