@@ -131,23 +131,15 @@ mistake 'o2 a node that wrote alone is outdated for one that did not' \
 mistake 'o3 a node that is about to go into service is outdated' \
     machine/outdate.rs 'Service::In | Service::Starting | Service::Stopping => { return Some(NotOutdated::InService); } Service::Out => {}' '_ => {}'
 mistake 'n1 a source answers before its lost target was fenced' \
-    machine/fencing.rs 'if self.settings.fencing == Fencing::ResourceAndStonith && self.fence.guard != Some(guard) {' 'if false {'
+    machine/fencing.rs 'first.push(Action::Guard { members: guard, only: true, });' 'first.push(Action::Guard { members: NodeSet::NONE, only: true, });'
 mistake 'n2 a node goes into service without fencing those that it can not reach' \
     machine/fencing.rs 'starts: !force && self.settings.fencing != Fencing::DontCare,' 'starts: false,'
 mistake 'n3 a node that was told that its peer is in service goes into service' \
     machine/fencing.rs 'FenceAnswer::Primary | FenceAnswer::Broken => false,' 'FenceAnswer::Primary | FenceAnswer::Broken => true,'
-mistake 'n4 what a target said before it was in sync counts after it has left' \
-    machine/fencing.rs 'let later = self.fence.know.contains(node) || peer.agreement != agreement;' 'let later = true;'
-mistake 'n5 an answer about an earlier departure counts for a later one' \
-    machine/fencing.rs 'if stale || !waits.contains(node) {' 'if !waits.contains(node) {'
-mistake 'n6 who was there at the start of a source is not waited for' \
+mistake 'n4 who was there at the start of a source is not waited for' \
     machine/fencing.rs 'self.memory.unfenced = may; self.fence.know = may;' ''
-mistake 'n7 after a restart of its daemon a source forgets whom it waits for' \
+mistake 'n5 after a restart of its daemon a source forgets whom it waits for' \
     machine.rs 'self.service = Service::In; self.parents_up = true;' 'self.service = Service::In; self.parents_up = true; self.memory.unfenced = NodeSet::NONE;'
-mistake 'n8 that a peer is down is enough for a node that may have older data' \
-    machine/fencing.rs 'FenceAnswer::Down => self.memory.fresh,' 'FenceAnswer::Down => true,'
-mistake 'n9 two that ask each other to be outdated both go on' \
-    machine/outdate.rs 'if starts {' 'if false {'
 mistake 'b1 a split brain is resynced' \
     decision.rs '(Verdict::SplitBrain, "both written alone") => split("20", Extent::Partial),' \
     '(Verdict::SplitBrain, "both written alone") => row("20", by_id.rule, if own.running { Outcome::ToPeer(Extent::Partial) } else { Outcome::FromPeer(Extent::Partial) }),'
