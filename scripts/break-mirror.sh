@@ -124,6 +124,22 @@ mistake 'a5 a node does not look whether a peer is newer' \
     machine/service.rs '() => self .better_peer() .or_else' '() => None.or_else'
 mistake 'a6 a claim of a peer that went away is forgotten' \
     machine/service.rs 'true => self.claims.and(self.hearsay()),' 'true => NodeSet::NONE,'
+mistake 'o1 a node that was marked as outdated forgets it when older news come' \
+    machine/outdate.rs 'if self.accepted.take().is_some() { out.push(Action::Accept(None)); }' ''
+mistake 'o2 a node that wrote alone is outdated for one that did not' \
+    machine/outdate.rs 'Some(asker) if newer(asker) => Some(NotOutdated::NewerThan(asker)),' ''
+mistake 'o3 a node that is about to go into service is outdated' \
+    machine/outdate.rs 'Service::In | Service::Starting | Service::Stopping => { return Some(NotOutdated::InService); } Service::Out => {}' '_ => {}'
+mistake 'n1 a source answers before its lost target was fenced' \
+    machine/fencing.rs 'first.push(Action::Guard { members: guard, only: true, });' 'first.push(Action::Guard { members: NodeSet::NONE, only: true, });'
+mistake 'n2 a node goes into service without fencing those that it can not reach' \
+    machine/fencing.rs 'starts: !force && self.settings.fencing != Fencing::DontCare,' 'starts: false,'
+mistake 'n3 a node that was told that its peer is in service goes into service' \
+    machine/fencing.rs 'FenceAnswer::Primary | FenceAnswer::Broken => false,' 'FenceAnswer::Primary | FenceAnswer::Broken => true,'
+mistake 'n4 who was there at the start of a source is not waited for' \
+    machine/fencing.rs 'self.memory.unfenced = may; self.fence.know = may;' ''
+mistake 'n5 after a restart of its daemon a source forgets whom it waits for' \
+    machine.rs 'self.service = Service::In; self.parents_up = true;' 'self.service = Service::In; self.parents_up = true; self.memory.unfenced = NodeSet::NONE;'
 mistake 'b1 a split brain is resynced' \
     decision.rs '(Verdict::SplitBrain, "both written alone") => split("20", Extent::Partial),' \
     '(Verdict::SplitBrain, "both written alone") => row("20", by_id.rule, if own.running { Outcome::ToPeer(Extent::Partial) } else { Outcome::FromPeer(Extent::Partial) }),'

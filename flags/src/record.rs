@@ -144,7 +144,7 @@ bits! {
         IN_SYNC = 0;
         /// The next resync towards the peer has to copy everything.
         FULL_RESYNC = 1;
-        /// The peer has agreed that its data is outdated.
+        /// The peer can't go into service before it was in sync with this node again: it was fenced.
         OUTDATED = 2;
         /// The peer is one of the mirror's nodes.
         MEMBER = 3;
@@ -154,6 +154,8 @@ bits! {
         PAUSED = 5;
         /// `TAG_source` named the peer when the record was written.
         SOURCE = 6;
+        /// The peer was in sync with this source, and may not know yet that it goes on without it (`fencing`).
+        UNFENCED = 7;
     }
 }
 

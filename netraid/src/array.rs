@@ -196,6 +196,8 @@ pub struct Care {
     pub error_limit: Option<u64>,
     /// Messages between the legs are followed by checksums.
     pub integrity: bool,
+    /// Requests are held back from the start on, until [`Array::hold`] says otherwise.
+    pub held: bool,
 }
 
 /// Legs that are written asynchronously with order kept (protocol A); the embedded engine alone can do that.

@@ -19,6 +19,7 @@ pub mod mirror_status;
 pub mod netraidd;
 mod online_verify;
 mod orders;
+mod outdate;
 pub mod program;
 mod quickstart;
 mod report;
@@ -66,6 +67,8 @@ enum Command {
     #[command(name = "fullresync")]
     FullResync(orders::FullResync),
     Resolve(orders::Resolve),
+    Outdate(outdate::Arguments),
+    ResumeIo(orders::ResumeIo),
     ShowGi(show_gi::Arguments),
     Adjust(adjust::Arguments),
     Verify(online_verify::Arguments),
@@ -101,6 +104,8 @@ fn perform(command: Command) -> Result<(), Exit> {
         Command::FullResync(order) => order.perform(),
         Command::Verify(order) => order.perform(),
         Command::Resolve(order) => order.perform(),
+        Command::Outdate(arguments) => arguments.perform(),
+        Command::ResumeIo(order) => order.perform(),
         Command::ShowGi(arguments) => show_gi::perform(&arguments),
         Command::Adjust(arguments) => adjust::perform(&arguments),
         Command::Resize(order) => order.perform(),

@@ -15,6 +15,7 @@ mod across;
 mod address;
 mod congestion;
 mod daemon;
+mod fencing;
 mod fields;
 mod io_errors;
 mod mirror;

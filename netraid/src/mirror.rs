@@ -8,6 +8,7 @@ pub mod decision;
 pub mod departure;
 pub mod event;
 pub mod explain;
+pub mod fencing;
 pub mod generation;
 pub mod machine;
 pub mod node;

@@ -20,7 +20,7 @@ use nbd_server::listener::{Address, Listener};
 use nbd_server::server::{Options, Server, ServerHandle};
 
 use crate::control;
-use crate::raid1::engine::{Engine, IdSource, Refusal, Settings};
+use crate::raid1::engine::{Engine, Hold, IdSource, Refusal, Settings};
 use crate::raid1::keeper::Keepers;
 use crate::raid1::leg::{Slot, SlotSet};
 use crate::raid1::link::Link;
@@ -55,6 +55,8 @@ pub struct Plan {
     pub force: bool,
     /// Connect no leg but on order, and take none back that was lost: a supervisor says when.
     pub supervised: bool,
+    /// Requests are held back until somebody says otherwise.
+    pub held: bool,
 }
 
 /// Why a mirror does not run.
@@ -137,6 +139,9 @@ impl Running {
             }
         });
         let mirror = Mirror::start(engine, link, metadata.clone(), on_expel);
+        if plan.held {
+            mirror.hold(Hold::Suspend);
+        }
         let timeout = Duration::from_millis(plan.settings.leg_timeout);
         let keepers = keepers
             .get_or_init(|| Keepers::new(Arc::clone(&mirror), &metadata, timeout, plan.integrity))

@@ -88,7 +88,7 @@ fn every_reason_to_refuse_is_named() {
         (45, 9, "9 peers"),
         (46, 33, "33 former generations"),
         (41, 0x80, "unknown flags"),
-        (388, 0x80, "unknown flags"),
+        (389, 0x01, "unknown flags"),
         (384, 2, "there twice"),
         (64, b'/', "'/'"),
         (64, 0, "node name is empty"),
@@ -233,7 +233,7 @@ fn flags_are_printed_by_name() {
     let flags = RecordFlags::WAS_SOURCE | RecordFlags::OUTDATED;
     assert_eq!(format!("{flags:?}"), "WAS_SOURCE|OUTDATED");
     assert_eq!(format!("{:?}", RecordFlags(0)), "0x0");
-    assert_eq!(format!("{:?}", PeerFlags(0x81)), "IN_SYNC|0x80");
+    assert_eq!(format!("{:?}", PeerFlags(0x101)), "IN_SYNC|0x100");
     assert_eq!(
         flags.with(RecordFlags::OUTDATED, false),
         RecordFlags::WAS_SOURCE

@@ -54,6 +54,9 @@ pub struct Mirror {
     /// Whether enough nodes are there, if the mirror has a quorum.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quorum: Option<Quorum>,
+    /// Who was fenced or has to be, if the mirror has `fencing`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fencing: Option<Fencing>,
     /// The flag files.
     pub flags: Flags,
     /// Why the mirror may not go into service here, if so.
@@ -94,6 +97,32 @@ pub struct Quorum {
     pub nodes: u8,
     /// What becomes of the application's requests here: `served`, `suspended` or `failed`; `served` out of service, too.
     pub requests: String,
+}
+
+/// The fencing of a mirror, as its node sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Fencing {
+    /// `resource-only` or `resource-and-stonith`.
+    pub policy: String,
+    /// What becomes of the application's requests here: `served`, or `suspended` until somebody is fenced.
+    pub requests: String,
+    /// The nodes that were fenced, or have to be.
+    pub nodes: Vec<FencedNode>,
+}
+
+/// A node that was fenced, or has to be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct FencedNode {
+    /// Its name.
+    pub name: String,
+    /// `fenced`; `asked`: `fence-peer` runs; `unfenced`: it could take over.
+    pub state: String,
+    /// What `fence-peer`, or the node itself, said last: `inconsistent`, `outdated`, `down`, `primary`, `stonithed` or `failed`.
+    pub answer: Option<String>,
+    /// When `fence-peer` has ended, if it was called since this daemon began.
+    pub time_ms: Option<u64>,
+    /// Why it has failed.
+    pub failure: Option<String>,
 }
 
 /// Why, and what could help.
@@ -363,6 +392,14 @@ pub enum Order {
         #[serde(default)]
         full: bool,
     },
+    /// `netraid outdate TAG`: this node's data is outdated, somebody goes on without it.
+    Outdate {
+        /// The node that goes on, if it is known.
+        #[serde(default, rename = "for")]
+        asker: Option<String>,
+    },
+    /// `netraid resume-io TAG`: the source goes on although a node that left may not know of it.
+    ResumeIo,
     /// `netraid delete TAG`: forget what this node remembers of the mirror. The data stays on the disk.
     Delete,
 }
@@ -376,6 +413,9 @@ pub struct Answer {
     pub outcome: Outcome,
     /// Why it was not done.
     pub reason: Option<Reason>,
+    /// The exit code of the command, where it has more of them than there are outcomes (`netraid outdate`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<u8>,
     /// With `dry-run`: what would be done, in order. Of a resize also what was done.
     #[serde(default)]
     pub steps: Vec<String>,
@@ -417,6 +457,7 @@ impl Answer {
             schema: ANSWER.into(),
             outcome: Outcome::Done,
             reason: None,
+            exit_code: None,
             steps: Vec::new(),
         }
     }

@@ -105,6 +105,9 @@ impl Backend for Embedded {
         if start.care.integrity {
             command.args(["--data-integrity-alg", "crc32"]);
         }
+        if start.care.held {
+            command.arg("--held");
+        }
         if start.care.pass_through {
             command.args(["--on-io-error", "pass-through"]);
         }

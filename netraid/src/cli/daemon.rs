@@ -111,16 +111,24 @@ impl Daemon {
     /// # Errors
     /// With the code of the outcome.
     pub fn order(&self, tag: &Tag, order: &Order, dry_run: bool) -> Result<Answer, Exit> {
+        let answer = self.ask(tag, order, dry_run)?;
+        match answer.outcome {
+            Outcome::Done => Ok(answer),
+            _ => Err(not_done(answer)),
+        }
+    }
+
+    /// Gives an order; what is not done is an answer, too.
+    ///
+    /// # Errors
+    /// If the daemon does not tell.
+    pub fn ask(&self, tag: &Tag, order: &Order, dry_run: bool) -> Result<Answer, Exit> {
         let query = if dry_run { "?dry-run=true" } else { "" };
         let body = serde_json::to_vec(order).map_err(Exit::failed)?;
         let (status, body) = self
             .ordering
             .post(&format!("/v1/mirrors/{tag}/orders{query}"), &body)?;
-        let answer: Answer = understand(status, &body)?;
-        match answer.outcome {
-            Outcome::Done => Ok(answer),
-            _ => Err(not_done(answer)),
-        }
+        understand(status, &body)
     }
 
     /// Has the configuration read again, and what runs made to match it; the steps.
@@ -161,9 +169,10 @@ fn understand<T: DeserializeOwned>(status: u16, body: &[u8]) -> Result<T, Exit> 
 }
 
 /// An order that was not done, as an end of the command.
-fn not_done(answer: Answer) -> Exit {
+pub(super) fn not_done(answer: Answer) -> Exit {
     // A failure with the outcome of success is none of this version's.
-    let code = answer.outcome.exit_code().max(exit::FAILED);
+    let usual = answer.outcome.exit_code();
+    let code = answer.exit_code.unwrap_or(usual).max(exit::FAILED);
     match answer.reason {
         Some(reason) => {
             let exit = Exit::new(code, reason.why);

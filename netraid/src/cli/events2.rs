@@ -155,7 +155,10 @@ fn connection(node: &Node) -> &'static str {
 fn suspended(mirror: &Mirror) -> &'static str {
     match &mirror.quorum {
         Some(quorum) if quorum.requests == "suspended" => "quorum",
-        _ => "no",
+        _ => match &mirror.fencing {
+            Some(fencing) if fencing.requests == "suspended" => "fencing",
+            _ => "no",
+        },
     }
 }
 

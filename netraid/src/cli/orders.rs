@@ -124,6 +124,17 @@ pub(super) struct Resume {
     targets: Vec<String>,
 }
 
+/// Goes on, on the source, although a node that left was not fenced and may not know of it.
+///
+/// With fencing = "resource-and-stonith" requests wait until fence-peer has answered. When it can't, and that node is surely
+/// out of service and stays so, this lets them go. If it is not, both go on: that is a split brain.
+#[derive(Debug, clap::Args)]
+#[command(name = "resume-io", after_help = CODES)]
+pub(super) struct ResumeIo {
+    #[command(flatten)]
+    common: Common,
+}
+
 /// Copies everything to targets, on the source, whatever is marked.
 #[derive(Debug, clap::Args)]
 #[command(after_help = CODES)]
@@ -253,6 +264,13 @@ impl Resume {
         self.common
             .give(&Order::Resume { targets }, &done)
             .map(drop)
+    }
+}
+
+impl ResumeIo {
+    pub(super) fn perform(&self) -> Result<(), Exit> {
+        let done = format!("the requests of {} do not wait any more", self.common.tag);
+        self.common.give(&Order::ResumeIo, &done).map(drop)
     }
 }
 

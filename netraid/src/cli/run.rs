@@ -105,6 +105,10 @@ pub(super) struct Arguments {
     /// Connect no target but on order, and take none back that was lost (netraidd starts mirrors so)
     #[arg(long, conflicts_with = "targets")]
     supervised: bool,
+
+    /// Hold requests back until whoever supervises the mirror says otherwise
+    #[arg(long, hide = true, requires = "supervised")]
+    held: bool,
 }
 
 fn on_congestion(arguments: &Arguments) -> OnCongestion {
@@ -147,6 +151,7 @@ pub(super) fn perform(arguments: &Arguments) -> Result<(), Exit> {
         integrity: arguments.data_integrity_alg != "none",
         force: arguments.force,
         supervised: arguments.supervised,
+        held: arguments.held,
     };
     // Before any thread is started, so that all of them inherit it and only `wait` below takes signals.
     let mut signals = SigSet::empty();

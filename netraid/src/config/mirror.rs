@@ -11,6 +11,7 @@ use keys::{KEYS, NODE_KEYS};
 use super::address::Address;
 use super::congestion;
 use super::daemon::node_name;
+use super::fencing;
 use super::fields::{Fields, parse};
 use super::io_errors::{self, OnIoError};
 use super::parameters::Parameters;
@@ -20,6 +21,7 @@ use super::quorum;
 use super::resync::{self, Resyncs};
 use super::source::Source;
 use crate::mirror::decision;
+use crate::mirror::fencing::Fencing;
 use crate::mirror::machine::Settings;
 use crate::mirror::node::{Names, NodeId};
 use crate::mirror::policy::Policies;
@@ -103,6 +105,8 @@ pub struct MirrorConfig {
     pub handlers: Handlers,
     /// How many nodes have to be there; `None`: nobody votes.
     pub quorum: Option<Quorum>,
+    /// What is done about nodes that may not know that a source goes on without them.
+    pub fencing: Fencing,
     /// `csums-alg`: resyncs compare by digests first, and send only what differs.
     pub compare: bool,
     /// Most bytes on the way to a target under protocol A whose writes are answered already.
@@ -187,6 +191,7 @@ impl MirrorConfig {
             pass_through: self.on_io_error == OnIoError::PassThrough,
             error_limit: self.io_error_limit,
             integrity: self.integrity,
+            held: self.fencing == Fencing::ResourceAndStonith,
         }
     }
 
@@ -222,6 +227,7 @@ impl MirrorConfig {
             wait_to_resync: parameters.wait_to_resync.is_some(),
             bitmap: self.bitmap,
             quorum: self.quorum,
+            fencing: self.fencing,
         })
     }
 }
@@ -245,6 +251,7 @@ pub(super) struct Draft {
     chunk_bytes: Option<u32>,
     bitmap: Option<bool>,
     policies: Policies,
+    fencing: Fencing,
     handlers: Handlers,
     quorum: Option<Quorum>,
     compare: Option<bool>,
@@ -327,6 +334,13 @@ pub(super) fn read(source: &Source, problems: &mut Problems) -> Option<Draft> {
         .iter()
         .any(|node| node.protocol.or(protocol_of_all) == Some(Protocol::A));
     let quorum = quorum::read(&fields, backend, &nodes, asynchronous, problems);
+    let others = fencing::Others {
+        backend,
+        handlers: &handlers,
+        quorum: quorum.is_some(),
+        pulls_ahead: matches!(streams.policy, OnCongestion::PullAhead(_)),
+    };
+    let fencing = fencing::read(&fields, &others, problems);
     Some(Draft {
         place: fields.place,
         tag,
@@ -342,6 +356,7 @@ pub(super) fn read(source: &Source, problems: &mut Problems) -> Option<Draft> {
         policies,
         handlers,
         quorum,
+        fencing,
         compare: compare.map(|at| at.value),
         verify_rate,
         io_errors,
@@ -494,6 +509,7 @@ impl Draft {
             policies: self.policies,
             handlers: self.handlers,
             quorum: self.quorum,
+            fencing: self.fencing,
             verify_rate: self.verify_rate.unwrap_or(VERIFY_RATE),
             resyncs: self.resync.resyncs,
             compare: self.compare.unwrap_or(self.backend? == Backend::Embedded),

@@ -22,6 +22,10 @@ pub struct Handlers {
     pub local_io_error: Option<String>,
     /// This node is in service and has lost its quorum.
     pub quorum_lost: Option<String>,
+    /// A node that can't be reached has to be fenced (`fencing`); its exit code says what became of that.
+    pub fence_peer: Option<String>,
+    /// A node that was fenced is in sync again.
+    pub unfence_peer: Option<String>,
 }
 
 /// The keys of a mirror's file that are read here.
@@ -76,6 +80,14 @@ const HANDLER_KEYS: &[Key] = &[
     Key {
         name: "quorum-lost",
         example: "quorum-lost = \"/usr/local/sbin/tell-me\"",
+    },
+    Key {
+        name: "fence-peer",
+        example: "fence-peer = \"/usr/lib/netraid/netraid-fence-peer\"",
+    },
+    Key {
+        name: "unfence-peer",
+        example: "unfence-peer = \"/usr/local/sbin/tell-me\"",
     },
 ];
 
@@ -257,5 +269,7 @@ pub(super) fn handlers(source: &Source, fields: &Fields<'_>, problems: &mut Prob
         pri_lost: line("pri-lost"),
         local_io_error: line("local-io-error"),
         quorum_lost: line("quorum-lost"),
+        fence_peer: line("fence-peer"),
+        unfence_peer: line("unfence-peer"),
     }
 }

@@ -11,6 +11,7 @@ use super::*;
 use crate::mirror::decision;
 use crate::mirror::machine::Wait;
 
+mod fencing;
 mod policies;
 mod quorum;
 
@@ -151,7 +152,7 @@ fn each_mistake_in_a_file_has_its_line_column_reason_and_remedy() {
              on-congestion, congestion-fill, chunk, bitmap, csums-alg, data-integrity-alg, verify-rate, nodes, \
              on-io-error, io-error-limit, after-sb-0pri, after-sb-1pri, after-sb-2pri, rr-conflict, always-asbp, handlers, \
              resync-rate, c-plan-ahead, c-fill-target, c-delay-target, c-min-rate, c-max-rate, resync-after, \
-             quorum, on-no-quorum",
+             quorum, on-no-quorum, fencing",
         ),
         (
             "  chunk = 100",

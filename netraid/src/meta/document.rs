@@ -408,7 +408,7 @@ const RECORD_FLAGS: [(RecordFlags, &str); 11] = [
     (RecordFlags::LOST_QUORUM, "lost-quorum"),
 ];
 
-const PEER_FLAGS: [(PeerFlags, &str); 7] = [
+const PEER_FLAGS: [(PeerFlags, &str); 8] = [
     (PeerFlags::IN_SYNC, "in-sync"),
     (PeerFlags::FULL_RESYNC, "full-resync"),
     (PeerFlags::OUTDATED, "outdated"),
@@ -416,6 +416,7 @@ const PEER_FLAGS: [(PeerFlags, &str); 7] = [
     (PeerFlags::SETTLED, "settled"),
     (PeerFlags::PAUSED, "paused"),
     (PeerFlags::SOURCE, "source"),
+    (PeerFlags::UNFENCED, "unfenced"),
 ];
 
 #[cfg(test)]

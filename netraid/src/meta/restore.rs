@@ -512,6 +512,8 @@ fn careful(mut record: StateRecord, sequence: u64, agreement: u32) -> StateRecor
         peer.flags = peer
             .flags
             .with(PeerFlags::IN_SYNC, member)
+            // Who was fenced then may have been in sync with another since.
+            .with(PeerFlags::OUTDATED | PeerFlags::UNFENCED, false)
             .with(PeerFlags::SETTLED, false);
     }
     record

@@ -1,5 +1,6 @@
 //! What the machine asks for: to be performed in the order given, each only when the one before is done.
 
+use super::fencing::FenceAnswer;
 use super::generation::Extent;
 use super::node::{NodeId, NodeSet};
 use super::policy::Judgement;
@@ -55,6 +56,10 @@ pub enum Action {
     },
     /// Hold the application's requests back, whatever legs are there, or do so no more.
     Hold(Hold),
+    /// Call the program `fence-peer` for a node that can't be told otherwise; ends in `Fenced`.
+    Fence(NodeId),
+    /// Call `unfence-peer`: a node that was fenced is in sync again.
+    Unfence(NodeId),
     /// Take writes to the own leg from this source only; from nobody if `None`.
     Accept(Option<NodeId>),
     /// Tell these peers the machine's record as it is now.
@@ -68,6 +73,8 @@ pub enum Action {
     Done,
     /// To whoever asked: no; nothing was changed but what the flags before this say.
     Refuse(Refusal),
+    /// To whoever ordered a start that waited for answers of `fence-peer`: no.
+    GaveUpStart(Refusal),
     /// A line in the log and the events.
     Note(Note),
 }
@@ -144,6 +151,12 @@ pub enum Note {
     GaveUpWaiting(NodeId),
     /// The previous source's bitmap was merged.
     Merged(NodeId),
+    /// This node's data was marked as outdated, on behalf of that node if it is known.
+    Outdated(Option<NodeId>),
+    /// This is what `fence-peer`, or the node itself, says of a node that left.
+    Fenced(NodeId, FenceAnswer),
+    /// An administrator goes on although these may not know of it.
+    ResumedUnfenced(NodeSet),
     /// What was told does not fit what this machine asked for; nothing was changed.
     OutOfTurn,
 }

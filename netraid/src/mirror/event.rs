@@ -1,5 +1,6 @@
 //! What can happen to a mirror on a node.
 
+use super::fencing::FenceAnswer;
 use super::generation::Generations;
 use super::node::{NodeId, NodeSet};
 use super::record::Record;
@@ -14,7 +15,7 @@ pub enum Event {
     /// The driver began, with what [`Memory`](super::record::Memory) it found.
     Boot(Boot),
     /// What the own leg says of itself. Others write to it, so it is read and told again after [`Event::Boot`], before
-    /// [`Event::Restore`], [`Event::Force`], [`Event::Resolve`], [`Event::Peer`] and [`Event::PeerLost`], and before
+    /// [`Event::Restore`], [`Event::Force`], [`Event::Resolve`], [`Event::Outdate`], [`Event::Peer`] and [`Event::PeerLost`], and before
     /// [`Action::Tell`](super::action::Action::Tell) is performed.
     OwnLeg {
         /// Its generations, departures that only md's superblock knows of included.
@@ -100,6 +101,18 @@ pub enum Event {
     Extend(NodeId),
     /// `netraid unextend`: one less.
     Unextend(NodeId),
+    /// `netraid outdate`: somebody, this node if it is known which, goes on without this node's data.
+    Outdate(Option<NodeId>),
+    /// What the program that [`Action::Fence`](super::action::Action::Fence) called has answered.
+    Fenced(NodeId, FenceAnswer),
+    /// Whoever can be reached had time to say that it knows that this source goes on without it
+    /// ([`Machine::awaits_word`]); or a call that failed is to be tried again ([`Machine::fencing_failed`]).
+    ///
+    /// [`Machine::awaits_word`]: super::machine::Machine::awaits_word
+    /// [`Machine::fencing_failed`]: super::machine::Machine::fencing_failed
+    FenceNow,
+    /// `netraid resume-io`: go on although somebody may not know of it.
+    ResumeIo,
 }
 
 /// How the driver found the mirror when it began.

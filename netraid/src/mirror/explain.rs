@@ -2,7 +2,7 @@
 
 use super::action::Hold;
 use super::generation::Extent;
-use super::machine::{Machine, QuorumState, Service, Shortage, Standing, Wait};
+use super::machine::{FenceState, Machine, QuorumState, Service, Shortage, Standing, Wait};
 use super::node::{Names, NodeId};
 use super::policy::Judgement;
 use super::refusal::Refusal;
@@ -60,6 +60,14 @@ fn explain_own(machine: &Machine, names: &Names) -> Explanation {
         command,
     };
     match machine.service() {
+        Service::Starting if machine.is_fencing() => says(
+            format!(
+                "{tag} is being started on {here}: {}",
+                unfenced(machine, names).unwrap_or_default()
+            ),
+            Some("fence-peer".into()),
+            None,
+        ),
         Service::Starting => says(format!("{tag} is being started on {here}"), None, None),
         Service::Stopping => says(format!("{tag} is being stopped on {here}"), None, None),
         Service::In if machine.superseded().is_some() => says(
@@ -86,6 +94,16 @@ fn explain_own(machine: &Machine, names: &Names) -> Explanation {
                     "start netraidd where it is missing, or see to the network; it goes on by itself. Or give up: netraid stop {tag}"
                 ),
             }),
+        ),
+        Service::In if machine.is_frozen() => says(
+            format!(
+                "{tag} is in service on {here}, but {}",
+                unfenced(machine, names).unwrap_or_default()
+            ),
+            Some("fence-peer, or the return of who left".into()),
+            Some(format!(
+                "see to what it says of fence-peer: netraid events {tag}. If that node is surely out of service: netraid resume-io {tag}"
+            )),
         ),
         Service::In if !machine.has_own_leg() => says(
             format!(
@@ -213,6 +231,36 @@ fn requests_wait(quorum: &QuorumState, names: &Names) -> Option<String> {
 fn does(names: &Names, nodes: super::node::NodeSet) -> String {
     let verb = if nodes.len() == 1 { "does" } else { "do" };
     format!("{} {verb}", names.list(nodes))
+}
+
+/// What there is to say of nodes that left, or can't be reached, and may not know that this one goes on without them.
+pub fn unfenced(machine: &Machine, names: &Names) -> Option<String> {
+    let waits = machine.fencing().into_iter().filter(|state| state.waits);
+    let each: Vec<String> = waits
+        .map(
+            |FenceState {
+                 node,
+                 asked,
+                 answer,
+                 ..
+             }| {
+                let name = names.node(node);
+                match (asked, answer) {
+                    (true, _) => format!("fence-peer is asked to fence {name}"),
+                    (false, Some(answer)) => {
+                        format!("{name} was not fenced: {}", answer.says(&name))
+                    }
+                    (false, None) => format!("{name} has left, and has not yet said that it knows"),
+                }
+            },
+        )
+        .collect();
+    let what = match machine.is_frozen() {
+        _ if each.is_empty() => return None,
+        true => "its requests wait: ",
+        false => "",
+    };
+    Some(format!("{what}{}", each.join("; ")))
 }
 
 fn are(names: &Names, nodes: super::node::NodeSet) -> String {

@@ -6,15 +6,19 @@
 //! what it waits for, and what is ready is begun; the status words and the explanation come from the same place.
 //!
 //! - `service`: going into service and out of it, and what forbids it.
+//! - `fencing`: who has to know that a source goes on without it.
 //! - `hear`: what other nodes tell, and whose writes the own leg takes.
 //! - `targets`: the legs of a source, and the previous source whose bitmap comes first.
 //! - `operator`: what administrators order.
+//! - `outdate`: this node's data marked as outdated on somebody else's word.
 //! - `quorum`: whether enough nodes are there, and their votes.
 //!
 //! [`crate::node`] drives it; so do the scenarios and the simulation in the tests.
 
+mod fencing;
 mod hear;
 mod operator;
+mod outdate;
 mod quorum;
 mod service;
 mod targets;
@@ -22,11 +26,14 @@ mod targets;
 use super::action::{Action, Flag, Hold, Note};
 use super::decision::{Decision, Outcome, Rules, compare};
 use super::event::{Boot, Event};
+use super::fencing::Fencing;
 use super::generation::{Generation, Generations, SLOTS};
 use super::node::{NodeId, NodeSet};
 use super::policy::Judgement;
 use super::record::{Memory, Record};
 use super::vote::{Quorum, Vote};
+use fencing::Fence;
+pub use fencing::FenceState;
 use quorum::Seeking;
 pub use quorum::{QuorumState, Shortage};
 pub use targets::Standing;
@@ -53,6 +60,8 @@ pub struct Settings {
     pub bitmap: bool,
     /// How many nodes have to be there (`quorum`); `None`: nobody votes.
     pub quorum: Option<Quorum>,
+    /// What is done about nodes that may not know that a source goes on without them (`fencing`).
+    pub fencing: Fencing,
 }
 
 /// How long targets wait for the previous source's bitmap.
@@ -155,6 +164,8 @@ pub struct Machine {
     shortage: Option<Shortage>,
     /// The peers had time to be met since the machine was begun.
     peers_had_time: bool,
+    /// Who was fenced, or has to be.
+    fence: Fence,
 }
 
 impl Machine {
@@ -183,6 +194,7 @@ impl Machine {
             hold: None,
             shortage: None,
             peers_had_time: false,
+            fence: Fence::default(),
         }
     }
 
@@ -207,7 +219,8 @@ impl Machine {
         self.note_conflicts(&mut out);
         self.advance(&mut out);
         self.accept(&mut out);
-        let guards = self.keep_quorum(&mut out);
+        let mut guards = self.keep_quorum(&mut out);
+        guards.extend(self.keep_fencing(&mut out));
         // A crash in between leaves a flag too many rather than one too few.
         let (set, cleared): (Vec<Action>, Vec<Action>) = self
             .flag_changes(on_disk)
@@ -426,6 +439,10 @@ impl Machine {
             Event::Resolve { discard } => self.resolve(discard, out),
             Event::Extend(node) => self.extend(node, out),
             Event::Unextend(node) => self.unextend(node, out),
+            Event::Outdate(asker) => self.outdate(asker, out),
+            Event::Fenced(node, answer) => self.fenced(node, answer, out),
+            Event::FenceNow => self.fence_now(),
+            Event::ResumeIo => self.resume_io(out),
         }
     }
 

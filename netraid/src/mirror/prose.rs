@@ -80,9 +80,10 @@ fn flags(memory: &Memory, own: NodeId, names: &Names) -> Vec<String> {
             "outdated",
             memory.outdated,
             &format!(
-                "a source said that it goes on without {here}: it can't go into service, except by force"
+                "a source said that it goes on without {here}, or somebody did for it (netraid outdate): it can't go into \
+                 service, except by force, before it is in sync again"
             ),
-            "no source has said that it goes on without this leg",
+            "nobody has said that a source goes on without this leg",
         ),
         says(
             "fresh",
@@ -150,6 +151,20 @@ fn others(memory: &Memory, own: NodeId, names: &Names) -> Vec<String> {
         set("full", memory.full, "their next resync copies everything"),
         set("paused", memory.paused, "an administrator paused them"),
     ];
+    if !memory.unfenced.is_empty() {
+        lines.push(set(
+            "have to be fenced",
+            memory.unfenced,
+            "in sync with this source, or there when it began: when they leave, they have to learn of it (fencing)",
+        ));
+    }
+    if !memory.fenced.is_empty() {
+        lines.push(set(
+            "fenced",
+            memory.fenced,
+            "they know, or are known to be off: they can't go into service before they were in sync with this node again",
+        ));
+    }
     for node in NodeId::all() {
         let given_up = memory.discarded[node.slot()];
         if given_up != Generation::NONE {

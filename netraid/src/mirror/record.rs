@@ -17,7 +17,7 @@ pub struct Memory {
     pub generations: Generations,
     /// The leg's data is of one moment: it is not in the middle of a resync.
     pub consistent: bool,
-    /// A source said that it goes on without this leg.
+    /// A source said that it goes on without this leg, or somebody did for it (`netraid outdate`).
     pub outdated: bool,
     /// This leg is known to have the newest data. Only believed until the machine is restarted.
     pub fresh: bool,
@@ -51,6 +51,11 @@ pub struct Memory {
     pub vote: Vote,
     /// It lost its quorum while it was in service, and has not been in sync with another source since.
     pub lost_quorum: bool,
+    /// With `fencing`: targets that this source called in sync, or that were there when it went into service, and that may
+    /// not know yet that it goes on without them.
+    pub unfenced: NodeSet,
+    /// With `fencing`: nodes that can't take over before they were in sync with this one again.
+    pub fenced: NodeSet,
 }
 
 /// What a node tells the others of itself: when they meet, and whenever it changes.

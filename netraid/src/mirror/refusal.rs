@@ -1,5 +1,6 @@
 //! Why something is refused, in words, and the command that could help.
 
+use super::fencing::{FenceAnswer, NotOutdated};
 use super::node::{Names, NodeId, NodeSet};
 
 /// Why something was not done.
@@ -11,7 +12,7 @@ pub enum Refusal {
     CannotReach(NodeSet),
     /// It was not source when it went down, and can't reach these, which may have newer data.
     MayBeOld(NodeSet),
-    /// A source went on without this leg.
+    /// A source went on without this leg, or somebody marked it as outdated.
     Outdated,
     /// The leg was being resynced.
     Inconsistent,
@@ -62,6 +63,10 @@ pub enum Refusal {
     TieBreaker(NodeId),
     /// The newest that a majority knows of is that this source went on without this node.
     LeftOut(NodeId),
+    /// This node's data was not marked as outdated.
+    NotOutdated(NotOutdated),
+    /// A node that can't be reached was not fenced (`fencing`).
+    NotFenced(NodeId, FenceAnswer),
 }
 
 impl Refusal {
@@ -83,7 +88,7 @@ impl Refusal {
                 names.list(*nodes)
             ),
             Refusal::Outdated => {
-                format!("{here} is not in sync: the source went on without it")
+                format!("{here} is not in sync: the source went on without it (Outdated)")
             }
             Refusal::Inconsistent => {
                 format!("{here} was being resynced: its data is not of one moment")
@@ -150,6 +155,20 @@ impl Refusal {
                 "{here} is outdated: {} went on without it, as a majority of the nodes knows",
                 name(node)
             ),
+            Refusal::NotOutdated(why) => why.reason(own, names),
+            Refusal::NotFenced(node, answer) => format!(
+                "{} can't be reached and was not fenced: {}",
+                name(node),
+                answer.says(&name(node))
+            ),
+        }
+    }
+
+    /// The exit code of the command that was refused, if it is another than that of all refusals.
+    pub const fn exit_code(&self) -> Option<u8> {
+        match self {
+            Refusal::NotOutdated(why) => Some(why.exit_code()),
+            _ => None,
         }
     }
 
@@ -202,6 +221,17 @@ impl Refusal {
             ),
             Refusal::LeftOut(node) => format!(
                 "start it where {} was in sync, or take {here}'s data as it is: mirror_action {tag} force {here}",
+                name(node)
+            ),
+            Refusal::NotOutdated(why) => return why.next(own, names),
+            Refusal::NotFenced(node, FenceAnswer::Primary) => {
+                format!(
+                    "see to the network between {here} and {}: netraid status {tag}",
+                    name(node)
+                )
+            }
+            Refusal::NotFenced(node, _) => format!(
+                "start {}, or if it is surely off take {here}'s data as it is: mirror_action {tag} force {here}",
                 name(node)
             ),
             Refusal::TooMany => return None,

@@ -329,6 +329,10 @@ fn changes(
     );
     free("handlers".into(), was.handlers != is.handlers);
     free(
+        format!("fencing {}", is.fencing.as_str()),
+        was.fencing != is.fencing,
+    );
+    free(
         format!("on-io-error {}", is.on_io_error.as_str()) + ", from the next start on",
         (was.on_io_error, was.io_error_limit) != (is.on_io_error, is.io_error_limit),
     );

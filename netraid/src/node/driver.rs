@@ -3,6 +3,7 @@
 //! - `perform`: the machine's actions, in their order.
 //! - `array`: what the array has to tell, compared with what the machine believes.
 //! - `order`: what commands ask for.
+//! - `fencing`: the programs that make sure that nobody goes on, or into service, who should not.
 //! - `handlers`: the administrator's programs that are told of split brains.
 //! - `resize`: another size for the mirror.
 //! - `resyncs`: how fast resyncs are, and whose turn it is.
@@ -15,6 +16,7 @@
 //! published when everything that it describes has been done.
 
 mod array;
+mod fencing;
 mod handlers;
 mod order;
 mod perform;
@@ -28,6 +30,8 @@ mod verify;
 
 use array::Bell;
 pub(in crate::node) use array::STACK;
+pub use fencing::Fenced;
+use fencing::Fences;
 use handlers::Calls;
 use resyncs::Resyncs;
 use thread::Ended;
@@ -73,6 +77,8 @@ pub enum Input {
     PeerLost(NodeId, u64),
     /// A peer asks how it is now.
     Ask(oneshot::Sender<Envelope>),
+    /// `fence-peer` has ended.
+    Fenced(Fenced),
     /// Something happened to the array.
     ArrayChanged,
     /// The configuration has changed: begin anew with it. What runs goes on. Dropped when that is done.
@@ -158,6 +164,8 @@ pub struct Driver {
     resyncs: Resyncs,
     /// When the peers have had time to be met again.
     votes_over: Option<Instant>,
+    /// Who is being fenced.
+    fences: Fences,
 }
 
 /// What is wrong, by what it is about.
@@ -252,6 +260,7 @@ impl Driver {
             calls: Calls::default(),
             resyncs: Resyncs::default(),
             votes_over: Some(Instant::now() + MEETING),
+            fences: Fences::default(),
         };
         driver.find_trucks();
         driver.boot()?;
@@ -300,7 +309,14 @@ impl Driver {
         let mut look = Instant::now() + LOOK;
         loop {
             let now = Instant::now();
-            let deadlines = [self.wait_over, self.retry, self.votes_over, Some(look)];
+            let fences = self.fence_deadline();
+            let deadlines = [
+                self.wait_over,
+                self.retry,
+                self.votes_over,
+                fences,
+                Some(look),
+            ];
             let next = deadlines.into_iter().flatten().min().unwrap_or(look);
             match heard.recv_timeout(next.saturating_duration_since(now)) {
                 Ok(Input::End) | Err(RecvTimeoutError::Disconnected) => {
@@ -327,11 +343,14 @@ impl Driver {
                 self.retry = None;
                 self.happen(Event::QuickCheck)?;
             }
+            self.fence_now()?;
             if look <= now {
                 look = now + LOOK;
                 self.look_around()?;
             }
             self.plan_retry();
+            self.plan_fencing();
+            self.answer_start();
             self.publish();
         }
     }
@@ -367,6 +386,7 @@ impl Driver {
                 self.bell.heard();
                 self.look_at_array()?;
             }
+            Input::Fenced(fenced) => self.fence_ended(fenced)?,
             Input::End | Input::Anew(_) => {}
         }
         Ok(())
@@ -564,6 +584,8 @@ fn reads_own_leg(event: &Event) -> bool {
             | Event::Restore
             | Event::Force
             | Event::Resolve { .. }
+            | Event::Outdate(_)
+            | Event::Fenced(..)
             | Event::Peer(_)
             | Event::PeerLost(_)
             | Event::Assembled

@@ -222,6 +222,8 @@ fn record_of(memory: &Memory, names: &[NodeName], own: NodeId, array: [u8; 16]) 
                 .with(PeerFlags::SETTLED, has(memory.settled))
                 .with(PeerFlags::FULL_RESYNC, has(memory.full))
                 .with(PeerFlags::PAUSED, has(memory.paused))
+                .with(PeerFlags::OUTDATED, has(memory.fenced))
+                .with(PeerFlags::UNFENCED, has(memory.unfenced))
                 .with(PeerFlags::SOURCE, memory.source == Some(node)),
             discarded: id(memory.discarded[slot]),
             agreement: memory.agreements[slot],
@@ -363,6 +365,8 @@ fn memory_of(record: &StateRecord) -> Memory {
         settled: peers(PeerFlags::SETTLED, RecordFlags::SETTLED),
         full: peers(PeerFlags::FULL_RESYNC, none),
         paused: peers(PeerFlags::PAUSED, none),
+        fenced: peers(PeerFlags::OUTDATED, none),
+        unfenced: peers(PeerFlags::UNFENCED, none),
         agreement: record.agreement,
         vote: vote_of(&record.votes),
         lost_quorum: record.flags.contains(RecordFlags::LOST_QUORUM),
@@ -421,6 +425,7 @@ mod tests {
         memory.discarded[0] = Generation(8);
         memory.agreements[2] = 11;
         memory.lost_quorum = true;
+        (memory.fenced, memory.unfenced) = (set(&[0]), set(&[2]));
         let term = |number, slot| Term {
             number,
             node: node(slot),

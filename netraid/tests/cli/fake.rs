@@ -156,6 +156,7 @@ pub(crate) fn data() -> Mirrors {
             dirty_bytes: Some(256 << 20),
             generation: "00000000000000ab".into(),
             quorum: None,
+            fencing: None,
             flags: Flags {
                 last_owner: true,
                 source: Some("server1".into()),

@@ -24,6 +24,7 @@ mod cables;
 mod disk_errors;
 mod events2;
 mod faults;
+mod fencing;
 mod full;
 mod lifekeeper;
 mod meta;

@@ -50,10 +50,12 @@ impl Cluster {
         disk.mixed = false;
         disk.generations.returned(node.slot());
         let started = self.oracle.starts;
+        let held = self.freezes();
         self.node(node).array = Some(Array {
             started,
             in_sync: NodeSet::of(node),
             needs_name: true,
+            held,
             ..Array::default()
         });
         self.oracle.started(node, forced);

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use netraid::mirror::action::{Action, Note};
 use netraid::mirror::event::{Boot, Event};
+use netraid::mirror::fencing::FenceAnswer;
 use netraid::mirror::generation::{Generation, SLOTS};
 use netraid::mirror::machine::{Machine, Settings};
 use netraid::mirror::node::{Names, NodeId, NodeSet};
@@ -69,6 +70,8 @@ pub struct Node {
     pub forces: bool,
     /// The next start or stop of the array fails.
     pub fails: bool,
+    /// Calls of `fence-peer` that have not come to anything yet.
+    pub fences: VecDeque<NodeId>,
 }
 
 pub struct Cluster {
@@ -200,6 +203,7 @@ impl Cluster {
         state.skip = None;
         state.events.clear();
         state.actions.clear();
+        state.fences.clear();
         self.wire.retain(|(_, to), _| *to != node);
         self.oracle.restarted(node);
     }
@@ -270,6 +274,7 @@ impl Cluster {
         state.events.clear();
         state.actions.clear();
         (state.timer, state.skip) = (None, None);
+        state.fences.clear();
         let (last_owner, source, data_corrupt) = state.flags;
         self.handle(
             node,
@@ -378,6 +383,8 @@ impl Cluster {
             let mut moved = false;
             for node in self.ids() {
                 moved |= self.perform_all(node) | self.next_event(node);
+                // What was decided is done before anything else is heard, as a driver does it.
+                moved |= self.perform_all(node);
                 for other in self.ids() {
                     moved |= self.deliver(other, node);
                 }
@@ -451,6 +458,11 @@ impl Cluster {
             Event::Unextend(node) => Some(node),
             _ => None,
         };
+        let outdates = matches!(event, Event::Outdate(_));
+        let resumes = match (&event, self.node(node).machine.as_ref()) {
+            (Event::ResumeIo, Some(machine)) => machine.fencing(),
+            _ => Vec::new(),
+        };
         let resolved = match event {
             Event::Resolve { discard } => Some(discard),
             _ => None,
@@ -480,6 +492,11 @@ impl Cluster {
         }
         self.say(|| format!("{node:?} <- {shown}\n     -> {actions:?}"));
         for action in &actions {
+            if let Action::Note(Note::Fenced(_, answer)) = action
+                && !matches!(answer, FenceAnswer::Primary | FenceAnswer::Broken)
+            {
+                self.oracle.fenced += 1;
+            }
             if let Action::Note(Note::Judged {
                 node: peer,
                 judgement,
@@ -514,10 +531,17 @@ impl Cluster {
             self.node(node).forces = forced;
         }
         if accepted && forced {
+            self.oracle.chosen(node);
             let heard = self.machine(node).reachable();
             for other in heard.iter() {
                 self.oracle.give_up(node, other);
             }
+        }
+        for left in resumes.iter().filter(|left| accepted && left.waits) {
+            self.oracle.resumed_without(left.node);
+        }
+        if outdates && accepted {
+            self.oracle.outdated(node);
         }
         if let Some(gone) = unextended.filter(|_| accepted) {
             self.oracle.unextended(gone);
@@ -564,6 +588,7 @@ impl Node {
             forced: false,
             forces: false,
             fails: false,
+            fences: VecDeque::new(),
         }
     }
 }

@@ -25,6 +25,7 @@
 mod array;
 mod cluster;
 mod disk;
+mod handler;
 mod live;
 mod matrix;
 mod oracle;
@@ -66,6 +67,9 @@ fn every_schedule_keeps_the_promises() {
         ("crashes", total.crashes),
         ("resyncs", total.resyncs),
         ("refusals", total.refusals),
+        ("nodes marked as outdated", total.outdates * 20),
+        ("nodes that were fenced", total.fenced * 20),
+        ("starts with fencing", total.fencing),
         ("starts with a quorum", total.voted * 2),
         ("writes that were held back", total.held * 20),
         ("split brains that a policy ended", total.judged * 50),

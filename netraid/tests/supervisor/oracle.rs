@@ -35,7 +35,13 @@ pub struct Oracle {
     believes: NodeSet,
     /// For each node, those of which it heard that they go into service, and not what became of it.
     claimed: Vec<NodeSet>,
+    /// Nodes that were told that somebody goes on without them, and have not been equal to a source since.
+    outdated: NodeSet,
     pub starts: u64,
+    /// Times that a source knew that a node that left can't take over.
+    pub fenced: u64,
+    /// Times that a node was told so.
+    pub outdates: u64,
     pub answers: u64,
     pub resyncs: u64,
     /// Attempts to be source that a majority has voted for.
@@ -81,6 +87,11 @@ impl Oracle {
         }
     }
 
+    /// An administrator said that a node's data counts, whatever becomes of the start that was ordered with it.
+    pub fn chosen(&mut self, node: NodeId) {
+        self.outdated = self.outdated.without(node);
+    }
+
     /// A leg became equal to a source's.
     pub fn joined(&mut self, source: NodeId, leg: NodeId) {
         self.resyncs += 1;
@@ -94,6 +105,19 @@ impl Oracle {
         };
         self.vouched = self.vouched.without(leg);
         self.unextended = self.unextended.without(leg);
+        self.outdated = self.outdated.without(leg);
+    }
+
+    /// An administrator let a source go on without a node that may not know of it.
+    pub fn resumed_without(&mut self, node: NodeId) {
+        self.by_force = self.by_force.with(node);
+    }
+
+    /// A node promised that it does not go into service any more.
+    pub fn outdated(&mut self, node: NodeId) {
+        self.outdates += 1;
+        self.outdated = self.outdated.with(node);
+        self.believes = self.believes.without(node);
     }
 
     /// All nodes are equal: what they do not have is given up for good, if one of them was forced.
@@ -194,6 +218,10 @@ impl Cluster {
         );
         let votes = self.settings.iter().all(|one| one.quorum.is_some());
         let oracle = &self.oracle;
+        assert!(
+            !oracle.outdated.contains(node),
+            "fencing: {node:?} goes into service although it was marked as outdated"
+        );
         let knows_absent = oracle.knows_absent[node.slot()];
         let missing = oracle.answered.minus(&disk.holds);
         for write in missing {
@@ -207,6 +235,15 @@ impl Cluster {
                 "quorum: {node:?} goes into service without write {write} of {writer:?}, which was answered"
             );
             assert!(
+                !self.freezes()
+                    || given_up
+                    || oracle.by_force.contains(node)
+                    || oracle.vouched.contains(node)
+                    || oracle.unextended.contains(node)
+                    || oracle.unextended.contains(writer),
+                "fencing: {node:?} goes into service without write {write} of {writer:?}, which was answered"
+            );
+            assert!(
                 excused || given_up,
                 "P1, P4: {node:?} goes into service without write {write} of {writer:?}, which was answered; \
                  nobody gave it up, and {node:?} could know"
@@ -214,20 +251,25 @@ impl Cluster {
         }
     }
 
-    /// With a quorum nobody answers any more once somebody else could go into service, but by force.
+    /// With a quorum, or with fencing, nobody answers any more once somebody else could go into service, but by force.
     pub fn check_one_source(&self, node: NodeId) {
-        if self.settings.iter().any(|one| one.quorum.is_none()) {
+        let votes = self.settings.iter().all(|one| one.quorum.is_some());
+        if !votes && !self.fences() {
             return;
         }
         let started = |node: NodeId| {
             let array = self.nodes[node.slot()].array.as_ref();
             array.map_or(0, |array| array.started)
         };
+        // Who was forced in spite of a promise is another matter; with votes not even that is.
+        if !votes && self.nodes[node.slot()].forced {
+            return;
+        }
         for other in self.ids().filter(|other| *other != node) {
             let later = self.nodes[other.slot()].array.is_some() && started(other) > started(node);
             assert!(
                 !later || self.nodes[other.slot()].forced,
-                "quorum: {node:?} answers a write although {other:?} went into service after it"
+                "quorum, fencing: {node:?} answers a write although {other:?} went into service after it"
             );
         }
     }

@@ -63,6 +63,9 @@ impl Cluster {
                     array.held = hold != Hold::No;
                 }
             }
+            Action::Fence(peer) => self.node(node).fences.push_back(peer),
+            Action::Unfence(_) => {}
+            Action::GaveUpStart(refusal) => self.node(node).answer = Some(Err(refusal)),
             Action::Accept(source) => self.node(node).accepts = source,
             Action::Tell(peers) => {
                 self.read_own_leg(node);

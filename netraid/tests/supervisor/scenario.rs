@@ -14,6 +14,7 @@
 //! pause | resume | fullresync server1 [server2...]
 //! extend | unextend server1 server2
 //! resolve server1 discard server2
+//! outdate server1 [server2]            somebody goes on without server1, or server2 does
 //! by hand server1 set|clear last_owner|data_corrupt, or: set source server2, clear source
 //! write server1 [BLOCK...]             the application there
 //! image server1 server2                somebody copies the one disk's data to the other
@@ -53,6 +54,7 @@ pub fn settings(own: NodeId) -> Settings {
         wait_to_resync: false,
         bitmap: true,
         quorum: None,
+        fencing: Default::default(),
     }
 }
 
@@ -193,6 +195,7 @@ impl Run {
             "fullresync" => self.ask(node, Event::FullResync(set)),
             "extend" => self.ask(node, Event::Extend(pair())),
             "unextend" => self.ask(node, Event::Unextend(pair())),
+            "outdate" => self.ask(node, Event::Outdate(other)),
             "resolve" => {
                 let discard = self.node(others[1]);
                 self.ask(node, Event::Resolve { discard });

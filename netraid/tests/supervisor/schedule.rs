@@ -4,6 +4,7 @@
 use netraid::mirror::decision::Rules;
 use netraid::mirror::event::Event;
 use netraid::mirror::explain::explain;
+use netraid::mirror::fencing::Fencing;
 use netraid::mirror::generation::Generation;
 use netraid::mirror::machine::{Settings, Standing, Wait};
 use netraid::mirror::node::{NodeId, NodeSet};
@@ -39,6 +40,11 @@ pub struct Tally {
     pub alive: u64,
     /// Schedules that ended with a mirror that only an administrator's force could start.
     pub forced: u64,
+    /// Times that a node was marked as outdated, and fenced.
+    pub outdates: u64,
+    pub fenced: u64,
+    /// Starts of mirrors that fence.
+    pub fencing: u64,
 }
 
 impl Tally {
@@ -57,6 +63,9 @@ impl Tally {
         self.alive += other.alive;
         self.lost += other.lost;
         self.forced += other.forced;
+        self.outdates += other.outdates;
+        self.fenced += other.fenced;
+        self.fencing += other.fencing;
     }
 }
 
@@ -82,6 +91,11 @@ pub fn run(seed: u64, trace: bool) -> Tally {
     tally.starts = schedule.cluster.oracle.starts;
     tally.answers = schedule.cluster.oracle.answers;
     tally.resyncs = schedule.cluster.oracle.resyncs;
+    tally.fenced = schedule.cluster.oracle.fenced;
+    if schedule.cluster.fences() {
+        tally.fencing = tally.starts;
+    }
+    tally.outdates = schedule.cluster.oracle.outdates;
     tally.judged = schedule.cluster.oracle.judged;
     tally.held = schedule.cluster.oracle.held;
     if schedule.cluster.settings[0].quorum.is_some() {
@@ -150,6 +164,12 @@ impl Schedule {
             },
             fail: random.chance(50),
         });
+        let fencing = match random.below(3) {
+            _ if quorum.is_some() => Fencing::DontCare,
+            0 => Fencing::DontCare,
+            1 => Fencing::ResourceOnly,
+            _ => Fencing::ResourceAndStonith,
+        };
         let policies = policies(&mut random, count);
         // Somebody forgot to change one of the files.
         let forgetful = random
@@ -158,6 +178,7 @@ impl Schedule {
         let each = |own| Settings {
             own,
             quorum,
+            fencing,
             rules: Rules {
                 policies: match forgetful == Some(own) {
                     true => Policies::default(),
@@ -229,7 +250,10 @@ impl Schedule {
             }
             30..=47 => {
                 let node = self.any();
-                self.cluster.next_event(node);
+                let calls = self.random.chance(50);
+                if !calls || !self.cluster.run_handler(node, &mut self.random) {
+                    self.cluster.next_event(node);
+                }
             }
             48..=63 => self.write(),
             64..=77 => self.copy(),
@@ -351,7 +375,8 @@ impl Schedule {
     fn manage(&mut self) {
         let node = self.any();
         self.cluster.node(node).fails = self.random.chance(5);
-        match self.random.below(9) {
+        match self.random.below(12) {
+            9..=11 => self.ask(node, Event::FenceNow),
             8 => self.ask(node, Event::VotesOver),
             0..=3 => self.ask(node, Event::QuickCheck),
             4 => self.ask(node, Event::Remove),
@@ -366,13 +391,15 @@ impl Schedule {
 
     fn operate(&mut self) {
         let (node, other, some) = (self.any(), self.any(), self.any_set());
-        let event = match self.random.below(16) {
+        let event = match self.random.below(19) {
+            18 => Event::ResumeIo,
             0 | 1 => Event::Pause(some),
             2..=4 => Event::Resume(some),
             5..=7 => Event::FullResync(some),
             8 => Event::Force,
             9..=12 => Event::Resolve { discard: other },
             13 => Event::Unextend(other),
+            14 | 15 => Event::Outdate(self.random.chance(70).then_some(other)),
             _ => Event::Extend(other),
         };
         self.ask(node, event);
@@ -461,6 +488,9 @@ impl Schedule {
                 if self.cluster.machine(node).is_seeking() {
                     self.cluster.ask(node, Event::VotesOver);
                 }
+                self.cluster.fail_handlers(node);
+                self.cluster.ask(node, Event::FenceNow);
+                self.cluster.settle();
             }
             self.finish_resyncs();
             let running = self.arrays();

@@ -50,6 +50,11 @@ pub fn action(action: &Action, own: NodeId, names: &Names) -> String {
             let too = if only { "" } else { " as well" };
             format!("answer what {} has{too}", names.list(members))
         }
+        Action::Fence(node) => format!("fence {}", name(node)),
+        Action::Unfence(node) => format!("unfence {}", name(node)),
+        Action::GaveUpStart(refusal) => {
+            format!("give up the start: {}", refusal.reason(own, names))
+        }
         Action::Hold(hold) => format!("requests: {hold:?}"),
         Action::Accept(Some(node)) => format!("accept writes of {}", name(node)),
         Action::Accept(None) => "accept no writes".into(),
@@ -82,6 +87,10 @@ pub fn action(action: &Action, own: NodeId, names: &Names) -> String {
             Note::WaitsFor(node) => format!("note: targets wait for {}", name(node)),
             Note::GaveUpWaiting(node) => format!("note: gave up waiting for {}", name(node)),
             Note::Merged(node) => format!("note: merged the bitmap of {}", name(node)),
+            Note::Fenced(node, answer) => format!("note: {}", answer.says(&name(node))),
+            Note::ResumedUnfenced(nodes) => format!("note: goes on without {}", names.list(nodes)),
+            Note::Outdated(None) => "note: outdated".into(),
+            Note::Outdated(Some(asker)) => format!("note: outdated for {}", name(asker)),
             Note::OutOfTurn => "note: out of turn".into(),
         },
     }

@@ -440,5 +440,7 @@ pub fn events() -> Vec<(&'static str, Event)> {
         ("extend to four", Event::Extend(id(3))),
         ("extend to two", Event::Extend(two())),
         ("unextend two", Event::Unextend(two())),
+        ("outdate", Event::Outdate(None)),
+        ("outdate for two", Event::Outdate(Some(two()))),
     ]
 }

@@ -40,6 +40,18 @@ fn mirror(mirror: &Mirror, here: &str) -> String {
         let (present, nodes, need) = (quorum.present, quorum.nodes, quorum.need);
         page += &format!("  quorum: {present} of {nodes} nodes are there, {need} are needed\n");
     }
+    for node in mirror.fencing.iter().flat_map(|fencing| &fencing.nodes) {
+        let answer = node.answer.as_deref().unwrap_or("no answer yet");
+        page += &format!(
+            "  fencing: {} is {}: {}\n",
+            plain(&node.name),
+            plain(&node.state),
+            plain(answer)
+        );
+        if let Some(failure) = &node.failure {
+            page += &format!("    fence-peer: {}\n", plain(failure));
+        }
+    }
     page += &table(&mirror.nodes);
     if let Some(resync) = &mirror.resync {
         page += &format!("  resync: {}\n", progress(resync));

@@ -1,10 +1,10 @@
 //! The keys of `TAG.toml`, each with an example: what is not known is refused, and this is what is told instead.
 
 use super::super::fields::Key;
-use super::super::io_errors;
 use super::super::policies::POLICY_KEYS;
 use super::super::quorum::QUORUM_KEYS;
 use super::super::resync::RESYNC_KEYS;
+use super::super::{fencing, io_errors};
 
 /// Those of a mirror.
 pub(super) const KEYS: &[Key] = &[
@@ -78,6 +78,7 @@ pub(super) const KEYS: &[Key] = &[
     RESYNC_KEYS[6],
     QUORUM_KEYS[0],
     QUORUM_KEYS[1],
+    fencing::KEY,
 ];
 
 /// Those of a node in it.

@@ -46,9 +46,9 @@ fn policies_for_split_brains_are_those_of_drbd_but_not_the_violent_ones() {
              write \"disconnect\"",
         ),
         (
-            "[handlers]\nfence-peer = 'x'\n",
-            "5:1: unknown key \"fence-peer\"; known here are initial-split-brain, split-brain, pri-lost-after-sb, \
-             pri-lost, local-io-error, quorum-lost",
+            "[handlers]\nbefore-resync-target = 'x'\n",
+            "5:1: unknown key \"before-resync-target\"; known here are initial-split-brain, split-brain, pri-lost-after-sb, \
+             pri-lost, local-io-error, quorum-lost, fence-peer, unfence-peer",
         ),
     ] {
         assert_eq!(told(&with(line)), expected, "{line}");

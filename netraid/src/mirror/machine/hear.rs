@@ -21,6 +21,7 @@ impl Machine {
         }
         self.peers[node.slot()].record = Some(record.clone());
         self.hear_vote(node, &record.vote);
+        self.hears_that_it_knows(node);
         // Another source beside this one may have newer data when both have been stopped.
         let rival = record.running && self.service != Service::Out;
         self.claims = match record.starting || rival {

@@ -4,6 +4,7 @@
 //! is answered between that moment and the one at which a majority knows of it.
 
 use super::super::action::{Action, Hold};
+use super::super::fencing::Fencing;
 use super::super::generation::Generation;
 use super::super::node::{NodeId, NodeSet};
 use super::super::refusal::Refusal;
@@ -266,7 +267,8 @@ impl Machine {
     /// The array of a mirror that has no quorum any more waits for nobody. Whoever looked after it before may have told it
     /// to, and is gone.
     fn quorum_switched_off(&mut self, first: &mut Vec<Action>) {
-        if self.service != Service::In || self.hold.is_some() {
+        let fences = self.settings.fencing == Fencing::ResourceAndStonith;
+        if self.service != Service::In || self.hold.is_some() || fences {
             return;
         }
         self.hold = Some(Hold::No);

@@ -31,7 +31,7 @@ impl Machine {
         self.memory.last_owner = true;
         self.memory.was_source = true;
         self.service = Service::Starting;
-        let waits = self.seek(force);
+        let waits = self.seek(force) | self.fence_for_start(force);
         // What the former source still has on its way must not land any more.
         if self.accepted.take().is_some() {
             out.push(Action::Accept(None));
@@ -84,7 +84,7 @@ impl Machine {
     }
 
     /// Why the mirror must not go into service here, if so.
-    fn obstacle(&self, force: bool) -> Option<Refusal> {
+    pub(super) fn obstacle(&self, force: bool) -> Option<Refusal> {
         if self.is_tie_breaker(self.own()) {
             return Some(Refusal::TieBreaker(self.own()));
         }
@@ -173,7 +173,7 @@ impl Machine {
     }
 
     pub(super) fn assembled(&mut self, out: &mut Vec<Action>) {
-        if self.service != Service::Starting || self.is_seeking() {
+        if self.service != Service::Starting || self.is_seeking() || self.is_fencing() {
             return out_of_turn(out);
         }
         self.seeking = None;
@@ -195,7 +195,7 @@ impl Machine {
     }
 
     pub(super) fn assemble_failed(&mut self, out: &mut Vec<Action>) {
-        if self.service != Service::Starting || self.is_seeking() {
+        if self.service != Service::Starting || self.is_seeking() || self.is_fencing() {
             return out_of_turn(out);
         }
         self.withdraw();

@@ -35,6 +35,11 @@ impl Bell {
         }
     }
 
+    /// What the mirror's thread hears.
+    pub(super) fn inputs(&self) -> SyncSender<Input> {
+        self.inputs.clone()
+    }
+
     /// From here on another ring is another look.
     pub(super) fn heard(&self) {
         self.rung.store(false, Ordering::Release);

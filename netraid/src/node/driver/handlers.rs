@@ -178,7 +178,7 @@ impl Driver {
     }
 
     /// `peer` is the own node if it is about nobody else.
-    fn begin_program(&mut self, name: &'static str, line: &str, peer: NodeId) {
+    pub(super) fn begin_program(&mut self, name: &'static str, line: &str, peer: NodeId) {
         if !self.calls.runs.begin(name) {
             self.tell("handler", format!("handlers.{name} still runs"));
             return;
@@ -209,7 +209,7 @@ impl Driver {
         }
     }
 
-    fn command(&self, line: &str, peer: NodeId) -> Command {
+    pub(super) fn command(&self, line: &str, peer: NodeId) -> Command {
         let own = self.settings.own;
         let at = |list: &[String], node: NodeId| list.get(node.slot()).cloned().unwrap_or_default();
         let host = |node: NodeId| {
@@ -244,13 +244,25 @@ impl Driver {
     }
 }
 
-/// Runs it to its end, or ends it and all that it has started.
+/// Runs it to its end, and demands success.
 fn run(command: &mut Command, longest: Duration) -> Result<(), String> {
+    match run_for(command, longest)? {
+        status if status.success() => Ok(()),
+        status => Err(status.to_string()),
+    }
+}
+
+/// Runs it to its end, whatever that is.
+pub(super) fn run_to_end(command: &mut Command) -> Result<ExitStatus, String> {
+    run_for(command, LONGEST)
+}
+
+/// Runs it to its end, or ends it and all that it has started.
+fn run_for(command: &mut Command, longest: Duration) -> Result<ExitStatus, String> {
     let mut child = command.spawn().map_err(|error| error.to_string())?;
     let ended = wait(&mut child, longest).map_err(|error| error.to_string())?;
     match ended {
-        Some(status) if status.success() => Ok(()),
-        Some(status) => Err(status.to_string()),
+        Some(status) => Ok(status),
         None => {
             let group = i32::try_from(child.id()).map(Pid::from_raw);
             if let Ok(group) = group {
@@ -278,7 +290,7 @@ fn wait(child: &mut Child, longest: Duration) -> std::io::Result<Option<ExitStat
 }
 
 /// How long a program may run.
-const LONGEST: Duration = Duration::from_secs(60);
+pub(super) const LONGEST: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
 mod tests {

@@ -55,7 +55,10 @@ impl Driver {
                 Some(format!("netraid events {}", self.names.tag)),
             ),
         };
-        let _ = asker.send(self.reply.take().unwrap_or_else(nothing));
+        let nothing = nothing();
+        if let Some(asker) = self.starts_later(asker) {
+            let _ = asker.send(self.reply.take().unwrap_or(nothing));
+        }
         done
     }
 
@@ -133,6 +136,12 @@ impl Driver {
             Order::Extend { node, force } => match self.node(node) {
                 Some(node) if dry_run => Event::Extend(node),
                 Some(node) => return self.extend(node, *force),
+                None => return Ok(()),
+            },
+            Order::ResumeIo => Event::ResumeIo,
+            Order::Outdate { asker: None } => Event::Outdate(None),
+            Order::Outdate { asker: Some(asker) } => match self.node(asker) {
+                Some(asker) => Event::Outdate(Some(asker)),
                 None => return Ok(()),
             },
             Order::Unextend { node } => match self.node(node) {
@@ -450,11 +459,14 @@ impl Driver {
             _ => None,
         });
         let answer = match refusal {
-            Some(refusal) => Answer::not(
-                Outcome::Refused,
-                refusal.reason(self.settings.own, &self.names),
-                refusal.next(self.settings.own, &self.names),
-            ),
+            Some(refusal) => Answer {
+                exit_code: refusal.exit_code(),
+                ..Answer::not(
+                    Outcome::Refused,
+                    refusal.reason(self.settings.own, &self.names),
+                    refusal.next(self.settings.own, &self.names),
+                )
+            },
             None => Answer {
                 steps: actions
                     .iter()
@@ -495,9 +507,15 @@ impl Driver {
                 format!("answer what {} has", self.names.list(*members))
             }
             Action::Hold(hold) => format!("requests: {hold:?}").to_lowercase(),
+            Action::Fence(node) => format!("call handlers.fence-peer for {}", name(node)),
+            Action::Unfence(node) => format!("call handlers.unfence-peer for {}", name(node)),
             Action::Tell(nodes) => format!("tell {}", self.names.list(*nodes)),
             Action::StartTimer(seconds) => format!("wait {seconds} s for the previous source"),
-            Action::StopTimer | Action::Done | Action::Refuse(_) | Action::Note(_) => return None,
+            Action::StopTimer
+            | Action::Done
+            | Action::Refuse(_)
+            | Action::GaveUpStart(_)
+            | Action::Note(_) => return None,
         })
     }
 

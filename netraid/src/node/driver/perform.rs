@@ -8,6 +8,7 @@ use crate::array::{Added, ArrayError};
 use crate::mirror::action::{Action, DropReason, Flag, Hold, Note};
 use crate::mirror::event::{Boot, Event};
 use crate::mirror::explain::quorum_problems;
+use crate::mirror::fencing::FenceAnswer;
 use crate::mirror::machine::{Leg, ORDERED, Shortage};
 use crate::mirror::node::NodeId;
 use crate::mirror::refusal::Refusal;
@@ -46,6 +47,9 @@ impl Driver {
             Action::Drop(node, why) => self.drop_leg(node, why)?,
             Action::Guard { members, only } => self.local.guard(members, only)?,
             Action::Hold(hold) => self.hold(hold)?,
+            Action::Fence(node) => self.fence_peer(node),
+            Action::Unfence(node) => self.unfence_peer(node),
+            Action::GaveUpStart(refusal) => self.gave_up_start(refusal),
             Action::Accept(source) => self.accept(source)?,
             Action::Tell(_) => {
                 // What the own leg says may have changed since the machine was asked.
@@ -236,8 +240,8 @@ impl Driver {
     fn hold(&mut self, hold: Hold) -> Result<(), Broken> {
         self.local.hold(hold)?;
         let quorum = self.machine.quorum();
-        if quorum.is_none() && hold == Hold::No {
-            // It never was otherwise, or that is not asked for any more.
+        if quorum.is_none() {
+            // It is about an array that has just been started, or found.
             return Ok(());
         }
         let votes = quorum.map_or_else(String::new, |quorum| {
@@ -275,7 +279,10 @@ impl Driver {
         let why = refusal.reason(own, &self.names);
         let next = refusal.next(own, &self.names);
         self.tell("refused", why.clone());
-        self.answer(Answer::not(Outcome::Refused, why, next));
+        self.answer(Answer {
+            exit_code: refusal.exit_code(),
+            ..Answer::not(Outcome::Refused, why, next)
+        });
     }
 
     /// For whoever asked; the first answer counts. It is given when all that follows from the order has been done.
@@ -362,6 +369,30 @@ impl Driver {
                 format!(
                     "the bitmap of {}, the previous source, was merged",
                     name(node)
+                ),
+            ),
+            Note::Outdated(asker) => (
+                "outdated",
+                format!(
+                    "the data of {here} is outdated{}: it can't go into service, except by force, before it is in sync again",
+                    asker.map_or_else(String::new, |asker| format!(
+                        ", {} goes on without it",
+                        name(asker)
+                    ))
+                ),
+            ),
+            Note::Fenced(node, answer) => (
+                match answer {
+                    FenceAnswer::Primary | FenceAnswer::Broken => "not-fenced",
+                    _ => "fenced",
+                },
+                answer.says(&name(node)),
+            ),
+            Note::ResumedUnfenced(nodes) => (
+                "resumed",
+                format!(
+                    "an administrator goes on without {}, which may not know of it and could take over",
+                    self.names.list(nodes)
                 ),
             ),
             Note::Judged { .. } | Note::OutOfTurn => (

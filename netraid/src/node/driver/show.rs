@@ -4,7 +4,7 @@ use super::{Driver, truck};
 use crate::api::document::{self, Reason};
 use crate::config::{Handlers, OnIoError};
 use crate::mirror::action::Hold;
-use crate::mirror::explain::{explain, quorum_problems};
+use crate::mirror::explain::{explain, quorum_problems, unfenced};
 use crate::mirror::generation::{Generation, SLOTS};
 use crate::mirror::machine::{Leg, Service};
 use crate::mirror::node::NodeId;
@@ -126,6 +126,7 @@ impl Driver {
                     .into(),
                 }
             }),
+            fencing: self.fencing_shown(),
             flags: document::Flags {
                 last_owner: memory.last_owner,
                 source: memory.source.map(|node| self.names.node(node)),
@@ -149,6 +150,7 @@ impl Driver {
                     .into_iter()
                     .map(|why| format!("{}: {why}", self.names.tag)),
             )
+            .chain(unfenced(machine, &self.names))
             .chain(status.iter().flat_map(|status| status.notes.clone()))
             .chain(
                 status
