@@ -14,7 +14,8 @@ purpose=${1:-}
 build_needs='cc:gcc'
 run_needs='mkfs.ext4:e2fsprogs e2fsck:e2fsprogs mdadm:mdadm nbdinfo:libnbd-bin'
 test_needs="$run_needs nbdcopy:libnbd-bin python3:python3 nbdkit:nbdkit nbd-server:nbd-server fio:fio \
-qemu-img:qemu-utils qemu-io:qemu-utils qemu-nbd:qemu-utils qemu-storage-daemon:qemu-system-common zzuf:zzuf"
+qemu-img:qemu-utils qemu-io:qemu-utils qemu-nbd:qemu-utils qemu-storage-daemon:qemu-system-common zzuf:zzuf \
+socat:socat dmsetup:dmsetup ss:iproute2"
 
 lab_needs="mkfs.ext4:e2fsprogs ip:iproute2 ethtool:ethtool modprobe:kmod mdadm:mdadm nbdinfo:libnbd-bin \
 nbd-client:nbd-client nbd-server:nbd-server fio:fio"

@@ -201,7 +201,9 @@ fn pacemaker(states: &[(&str, bool)]) -> Stubs {
         let text = format!(
             "<pacemaker-result>\n <summary><cluster_options stonith-enabled=\"{stonith}\"/></summary>\n <nodes>\n  \
              <node name=\"server1\" id=\"1\" online=\"true\" unclean=\"false\"/>\n  \
-             <node name=\"server2\" id=\"2\" {attributes}/>\n </nodes>\n</pacemaker-result>\n"
+             <node name=\"server2\" id=\"2\" {attributes}/>\n </nodes>\n <node_attributes>\n  <node name=\"server2\">\n   \
+             <attribute name=\"x\" value=\"1\"/>\n  </node>\n </node_attributes>\n <node_history>\n  \
+             <node name=\"server2\"/>\n </node_history>\n</pacemaker-result>\n"
         );
         fs::write(stubs.path(&format!("mon.{number}")), text).unwrap();
     }

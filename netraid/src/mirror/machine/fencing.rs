@@ -68,6 +68,12 @@ impl Machine {
         shown.iter().map(state).collect()
     }
 
+    /// Whether nothing is answered, or may not be, before a node's own leg is back or others know that it is not.
+    pub fn is_missed(&self, node: NodeId) -> bool {
+        let guarded = self.settings.quorum.is_some() && self.guarded.contains(node);
+        (guarded || self.left_unfenced().contains(node)) && self.leg(node) != Leg::InSync
+    }
+
     /// Whether the application's requests are held back until somebody is fenced.
     pub fn is_frozen(&self) -> bool {
         self.settings.fencing == Fencing::ResourceAndStonith && !self.left_unfenced().is_empty()
@@ -198,6 +204,10 @@ impl Machine {
         let was_fenced = self.memory.fenced.contains(node) || self.fence.called.contains(node);
         self.memory.unfenced = self.memory.unfenced.with(node);
         self.memory.fenced = self.memory.fenced.without(node);
+        if self.fence.answers[node.slot()] == Some(FenceAnswer::Primary) && !self.own_leg_failed {
+            // It is a target again, so nobody has what this source has not.
+            self.memory.outdated = false;
+        }
         let fence = &mut self.fence;
         fence.called = fence.called.without(node);
         fence.answers[node.slot()] = None;
@@ -298,6 +308,12 @@ impl Machine {
             return out.push(Action::Refuse(refusal));
         }
         let left = self.left_unfenced();
+        if let Some(by) = self.superseded {
+            return out.push(Action::Refuse(Refusal::Superseded(by)));
+        }
+        if let Some(node) = left.iter().find(|node| self.is_primary(*node)) {
+            return out.push(Action::Refuse(Refusal::InService(node)));
+        }
         if !left.is_empty() {
             self.memory.unfenced = self.memory.unfenced.minus(left);
             out.push(Action::Note(Note::ResumedUnfenced(left)));

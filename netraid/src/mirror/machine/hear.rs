@@ -19,6 +19,10 @@ impl Machine {
             // It may be another day.
             self.peers[node.slot()].failed = false;
         }
+        if record.running || record.starting {
+            // Whatever was done about it before, it is there again.
+            self.memory.fenced = self.memory.fenced.without(node);
+        }
         self.peers[node.slot()].record = Some(record.clone());
         self.hear_vote(node, &record.vote);
         self.hears_that_it_knows(node);

@@ -114,6 +114,15 @@ impl Driver {
                 },
                 Some(format!("netraid truck status {tag}")),
             )),
+            // The engine would take the image for the leg without which nothing is to be answered.
+            () if self.machine.is_missed(node) => Some((
+                format!("{name} has left, and it is not sure yet that all who matter know of it"),
+                Some(format!("netraid explain {tag}")),
+            )),
+            () if !self.settings.bitmap => Some((
+                "there is no bitmap, so what is written while the image travels can't be marked".into(),
+                Some("write bitmap = \"internal\", which needs a new mirror".into()),
+            )),
             () if self.machine.leg(node) != Leg::Out => Some((
                 format!("{name} is connected, and gets over the network what it misses"),
                 Some(format!(

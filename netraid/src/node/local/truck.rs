@@ -11,7 +11,7 @@ use crate::mirror::node::NodeId;
 
 /// Where an image of the mirror is served while it is being loaded: the socket.
 pub fn socket(run_dir: &Path, tag: &str) -> PathBuf {
-    run_dir.join(format!("{tag}.truck.sock"))
+    run_dir.join(format!("{tag}.truck-image"))
 }
 
 fn location(plan: &Plan) -> Target {
