@@ -235,8 +235,24 @@ fn df_and_payload_len_are_einval_where_the_style_has_no_room_for_them() {
         errno(&header, &shape(HeaderStyle::Structured)),
         Errno::EINVAL
     );
-    header.flags = CommandFlags::NONE;
-    assert_eq!(errno(&header, &shape(HeaderStyle::Extended)), Errno::EINVAL);
+}
+
+#[test]
+fn a_write_as_qemu_10_sends_it_is_taken_with_its_payload() {
+    // Extended headers, FUA, and no PAYLOAD_LEN.
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&[0x21, 0xe4, 0x1c, 0x71, 0, 1, 0, 1]);
+    bytes[15] = 1;
+    bytes[30] = 0x10;
+    let header = RequestHeader::decode(HeaderStyle::Extended, &bytes).unwrap();
+    let header = header.unwrap();
+    assert_eq!(header.payload_length(HeaderStyle::Extended), Ok(4096));
+    let write = Checked::Write {
+        offset: 0,
+        length: 4096,
+        fua: true,
+    };
+    assert_eq!(check(&header, &shape(HeaderStyle::Extended)), Ok(write));
 }
 
 #[test]
