@@ -224,6 +224,7 @@ impl Cluster {
                 self.expel(source, node);
             }
         }
+        self.oracle.forgot(node);
         let nodes = self.nodes[node.slot()].memory.nodes;
         // What is told without a memory is never taken for what was agreed before.
         let agreement = self.new_write() << 8;

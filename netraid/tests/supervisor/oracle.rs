@@ -113,6 +113,11 @@ impl Oracle {
         self.by_force = self.by_force.with(node);
     }
 
+    /// A node forgot all, the mark included.
+    pub fn forgot(&mut self, node: NodeId) {
+        self.outdated = self.outdated.without(node);
+    }
+
     /// A node promised that it does not go into service any more.
     pub fn outdated(&mut self, node: NodeId) {
         self.outdates += 1;
