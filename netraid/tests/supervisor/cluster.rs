@@ -9,7 +9,7 @@ use netraid::mirror::action::{Action, Note};
 use netraid::mirror::event::{Boot, Event};
 use netraid::mirror::fencing::FenceAnswer;
 use netraid::mirror::generation::{Generation, SLOTS};
-use netraid::mirror::machine::{Machine, Settings};
+use netraid::mirror::machine::{Machine, Service, Settings};
 use netraid::mirror::node::{Names, NodeId, NodeSet};
 use netraid::mirror::record::{Memory, Record};
 use netraid::mirror::refusal::Refusal;
@@ -478,6 +478,11 @@ impl Cluster {
             String::new()
         };
         let mut actions = machine.handle(event);
+        if machine.service() == Service::In {
+            // A source asks for the votes anew without an attempt to become one.
+            let view = machine.memory().vote.view;
+            self.oracle.voted.extend(view.map(|view| view.term));
+        }
         // While there is a split brain, what was written is counted.
         let bits = self.nodes[node.slot()].disk.bits;
         if let Some(machine) = self.node(node).machine.as_mut() {
