@@ -126,7 +126,7 @@ impl Machine {
     pub(super) fn keep_fencing(&mut self, out: &mut Vec<Action>) -> Vec<Action> {
         let mut first = Vec::new();
         if self.settings.fencing == Fencing::DontCare {
-            self.fencing_switched_off(&mut first, out);
+            self.fencing_switched_off(out);
             return first;
         }
         match self.service {
@@ -137,20 +137,9 @@ impl Machine {
         first
     }
 
-    fn fencing_switched_off(&mut self, first: &mut Vec<Action>, out: &mut Vec<Action>) {
-        let memory = &mut self.memory;
-        let waited = !memory.unfenced.is_empty();
-        (memory.unfenced, memory.fenced) = (NodeSet::NONE, NodeSet::NONE);
-        if waited && self.settings.quorum.is_none() && self.service == Service::In {
-            let members = NodeSet::NONE;
-            first.extend([
-                Action::Guard {
-                    members,
-                    only: true,
-                },
-                Action::Hold(Hold::No),
-            ]);
-        }
+    /// An array that runs is let go with the quorum, which nobody owns either then.
+    fn fencing_switched_off(&mut self, out: &mut Vec<Action>) {
+        (self.memory.unfenced, self.memory.fenced) = (NodeSet::NONE, NodeSet::NONE);
         if self.service == Service::Starting && std::mem::take(&mut self.fence.starts) {
             out.push(self.assemble(false));
         }
